@@ -1,0 +1,53 @@
+//! The one error of the engine: each room's own error, and MLX's.
+//!
+//! A message gives the value, the place and the fix. Causes are in `source()`, not twice in the text.
+
+use mlx_rs::error::{AsSliceError, Exception};
+
+/// A result of the engine.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong in the engine, by room.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// MLX refused an operation or failed in it.
+    #[error("MLX: {}", first_line(.0.what()))]
+    Mlx(Exception),
+    /// An array cannot be read as a slice of the element type that was asked for.
+    #[error("an array cannot be read as a slice")]
+    AsSlice(#[from] AsSliceError),
+    /// Anything that has no room of its own, with its whole message.
+    #[error("{0}")]
+    Message(String),
+}
+
+impl Error {
+    /// An error that is its message: what was wrong, where, and what to do.
+    pub fn message(text: impl Into<String>) -> Self {
+        Self::Message(text.into())
+    }
+}
+
+impl From<Exception> for Error {
+    fn from(exception: Exception) -> Self {
+        Self::Mlx(exception)
+    }
+}
+
+// Lets an engine function be called from a `mlx_rs::module::Module`, whose error is `Exception`.
+impl From<Error> for Exception {
+    #[track_caller]
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Mlx(exception) => exception,
+            other => Self::custom(other.to_string()),
+        }
+    }
+}
+
+/// MLX appends the C++ file and line of the throw to its messages, on the same line after ` at `.
+fn first_line(what: &str) -> &str {
+    let line = what.lines().next().unwrap_or(what);
+    line.rfind(" at ").map_or(line, |end| &line[..end])
+}

@@ -1,0 +1,1 @@
+//! Safe wrappers of the mlx-c calls that mlx-rs has not wrapped; the only `unsafe` of the workspace.

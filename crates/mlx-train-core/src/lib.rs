@@ -1,0 +1,38 @@
+//! The engine of mlx-train: one room for each thing that a user can name.
+//!
+//! Users depend on the facade `mlx-train`, which re-exports what is here. A room depends only on
+//! rooms above it in this list.
+
+// The derive macros name this crate by its own name, also inside it.
+extern crate self as mlx_train_core;
+
+pub mod error;
+pub mod ffi;
+
+pub mod shape;
+
+pub mod config;
+pub mod model;
+pub mod registry;
+
+pub mod rng;
+
+pub mod generate;
+pub mod loss;
+pub mod nn;
+pub mod optim;
+
+pub mod data;
+pub mod profile;
+pub mod store;
+pub mod train;
+
+pub use error::{Error, Result};
+pub use mlx_rs::Array;
+
+/// What the macros of `mlx-train-derive` expand to; not part of the public API.
+#[doc(hidden)]
+pub mod __private {
+    pub use linkme;
+    pub use mlx_rs;
+}

@@ -1,0 +1,94 @@
+//! What every model implements: [`BaseModel`], built [`FromConfig`], trained on its [`Loss`].
+//!
+//! Shape letters: B batch, `...` any further axes, as the model defines them.
+
+use crate::{Result, config::ModelConfig, generate::LanguageModel};
+use mlx_rs::{Array, module::ModuleParameters};
+use std::fmt::Debug;
+
+/// A model that the engine can train, evaluate, save and load.
+///
+/// The trait is object safe: [`crate::registry::ModelRegistry`] builds `Box<dyn BaseModel>`.
+/// Parameters come from `#[derive(ModuleParameters)]`, and their names are the keys in weight files.
+///
+/// Randomness (dropout) is drawn from the surrounding [`crate::rng::scope`], which the trainer
+/// opens for every training step; outside of one the model is in evaluation mode.
+pub trait BaseModel: ModuleParameters + Debug {
+    /// Maps inputs `(B, ...)` to outputs `(B, ...)`, logits for a classifier or language model.
+    ///
+    /// # Errors
+    /// When `x` has a shape or dtype that the model does not take, or MLX fails.
+    fn forward(&mut self, x: &Array) -> Result<Array>;
+
+    /// The training loss of inputs `x` against targets `y`, with the weight that it averages over.
+    ///
+    /// # Errors
+    /// As [`BaseModel::forward`], and when `y` does not fit `x`.
+    fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss>;
+
+    /// Tells layers that keep a mode of their own (mlx-rs's `BatchNorm`, say) whether they train.
+    ///
+    /// The engine's own layers need no call: they train inside of a [`crate::rng::scope`].
+    fn training_mode(&mut self, _training: bool) {}
+
+    /// The model as a generator of text, for models that predict the next token.
+    fn as_language_model(&mut self) -> Option<&mut dyn LanguageModel> {
+        None
+    }
+}
+
+impl BaseModel for Box<dyn BaseModel> {
+    fn forward(&mut self, x: &Array) -> Result<Array> {
+        self.as_mut().forward(x)
+    }
+
+    fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
+        self.as_mut().loss_fn(x, y)
+    }
+
+    fn training_mode(&mut self, training: bool) {
+        self.as_mut().training_mode(training);
+    }
+
+    fn as_language_model(&mut self) -> Option<&mut dyn LanguageModel> {
+        self.as_mut().as_language_model()
+    }
+}
+
+/// A model that can be built from a config of its own type.
+pub trait FromConfig: BaseModel + Sized {
+    /// The sizes and options of the model.
+    type Config: ModelConfig;
+
+    /// Builds the model with freshly drawn weights.
+    ///
+    /// Draws come from the surrounding [`crate::rng::scope`], so that one seed gives one model.
+    ///
+    /// # Errors
+    /// When the config asks for something that the model cannot be, or MLX fails.
+    fn from_config(config: &Self::Config) -> Result<Self>;
+}
+
+/// A mean loss and the weight that it is a mean over.
+///
+/// The weight is the number of unmasked targets. With it, accumulation over micro-batches and
+/// averages over devices are per target, not per batch: `sum(value * weight) / sum(weight)`.
+#[derive(Debug, Clone)]
+pub struct Loss {
+    /// The mean over the targets: a scalar `()`, f32, in the units of the loss (nats for cross-entropy).
+    pub value: Array,
+    /// How many targets the mean averages: a scalar `()`, f32.
+    pub weight: Array,
+}
+
+impl Loss {
+    /// A mean `value` over `weight` targets; both scalars.
+    pub fn new(value: Array, weight: Array) -> Self {
+        Self { value, weight }
+    }
+
+    /// A mean `value` over `count` targets that are all counted.
+    pub fn mean_over(value: Array, count: usize) -> Self {
+        Self { value, weight: Array::from_f32(count as f32) }
+    }
+}

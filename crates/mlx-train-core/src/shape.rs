@@ -1,0 +1,1 @@
+//! Shape assertions with named axes.

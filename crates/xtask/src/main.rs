@@ -1,0 +1,3 @@
+//! Repeated commands of the workspace.
+
+fn main() {}

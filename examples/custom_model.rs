@@ -1,0 +1,2 @@
+//! A model of your own.
+fn main() {}
