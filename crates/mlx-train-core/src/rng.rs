@@ -43,9 +43,8 @@ pub fn scope<T>(key: &Array, f: impl FnOnce() -> Result<T>) -> Result<T> {
     let (ours, theirs) = split(key)?;
     let outer = SCOPE.replace(Some(RandomState::from_key(ours)));
     // mlx-rs and we put the outer state back only on return, so a panic waits until both have.
-    let result = with_random_state(RandomState::from_key(theirs), || {
-        catch_unwind(AssertUnwindSafe(f))
-    });
+    let result =
+        with_random_state(RandomState::from_key(theirs), || catch_unwind(AssertUnwindSafe(f)));
     SCOPE.set(outer);
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }
