@@ -27,12 +27,17 @@ pub mod profile;
 pub mod store;
 pub mod train;
 
+#[doc(hidden)]
+pub mod parameters;
+
 pub use error::{Error, Result};
-pub use mlx_rs::Array;
+pub use mlx_rs::{Array, module::ModuleParameters};
+pub use mlx_train_derive::ModuleParameters;
 
 /// What the macros of `mlx-train-derive` expand to; not part of the public API.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::parameters;
     pub use linkme;
     pub use mlx_rs;
 }

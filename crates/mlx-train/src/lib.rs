@@ -1,3 +1,21 @@
 //! Define and train your own models on Apple MLX.
 
 extern crate self as mlx_train;
+
+pub use mlx_train_core::{Array, Error, ModuleParameters, Result, config, model, registry};
+
+// Names the crate, so that the linker keeps its models and the registry finds them.
+pub use mlx_train_models as models;
+
+/// What the macros expand to; not part of the public API.
+#[doc(hidden)]
+pub use mlx_train_core::__private;
+
+/// Everything that the source of a model needs.
+pub mod prelude {
+    pub use mlx_train_core::{
+        Array, Error, ModuleParameters, Result,
+        config::ModelConfig,
+        model::{BaseModel, FromConfig, Loss},
+    };
+}
