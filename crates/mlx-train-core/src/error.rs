@@ -17,6 +17,9 @@ pub enum Error {
     /// An array cannot be read as a slice of the element type that was asked for.
     #[error("an array cannot be read as a slice")]
     AsSlice(#[from] AsSliceError),
+    /// Weights could not be saved or loaded.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
     /// Anything that has no room of its own, with its whole message.
     #[error("{0}")]
     Message(String),

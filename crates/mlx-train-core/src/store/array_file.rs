@@ -1,0 +1,300 @@
+//! Named arrays in one safetensors file: 8 bytes of header length, a JSON header, raw arrays.
+
+use super::{StoreError, write_whole};
+use crate::Result;
+use mlx_rs::{
+    Array, Dtype,
+    ops::{concatenate, indexing::TryIndexOp},
+};
+use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo};
+use std::{
+    cmp::Ordering,
+    collections::HashMap,
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+/// The bytes before the header, which hold its length.
+const LENGTH_BYTES: usize = 8;
+
+/// The longest header that is read, the same as in the `safetensors` packages; millions of arrays.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// How much of an array passes through host memory at once; a multiple of every element's size.
+const PART_BYTES: usize = 1 << 28;
+
+// Arrays are copied as MLX keeps them in memory; the format is little-endian.
+#[cfg(target_endian = "big")]
+compile_error!("mlx-train reads and writes weights on little-endian machines only");
+
+/// A safetensors file whose header has been read and checked; its arrays are still on disk.
+///
+/// ```
+/// # use mlx_train_core::{Array, store::{ArrayFile, save_arrays}};
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("a.safetensors");
+/// save_arrays([("a", &Array::from_slice(&[1.0_f32, 2.0], &[2]))], &[], &path)?;
+/// let mut file = ArrayFile::open(&path)?;
+/// assert_eq!(file.names(), ["a"]);
+/// assert_eq!(file.read("a")?.shape(), [2]);
+/// # Ok::<(), mlx_train_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct ArrayFile {
+    path: PathBuf,
+    file: File,
+    header: Metadata,
+    data_start: u64,
+}
+
+impl ArrayFile {
+    /// Opens a file and checks its header against its size; reads no array.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the file cannot be read, [`StoreError::Damaged`] when it is not
+    /// whole: a header that is no JSON or longer than the file (or than 100 MB), arrays that
+    /// overlap, leave gaps, or have other sizes than their shapes and dtypes say.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let damaged =
+            |problem: String| StoreError::Damaged { path: path.to_owned(), problem }.into();
+        // Before opening: to open a named pipe would wait for its writer.
+        let about = fs::metadata(path).map_err(StoreError::io("read", path))?;
+        if !about.is_file() {
+            return Err(damaged("it is not an ordinary file; name one".into()));
+        }
+        let mut file = File::open(path).map_err(StoreError::io("read", path))?;
+        let file_bytes = file.metadata().map_err(StoreError::io("read", path))?.len();
+        if file_bytes < LENGTH_BYTES as u64 {
+            return Err(damaged(format!("it has {file_bytes} bytes, a header needs 8; {AGAIN}")));
+        }
+        let mut length = [0; LENGTH_BYTES];
+        file.read_exact(&mut length).map_err(StoreError::io("read", path))?;
+        if &length == b"version " {
+            return Err(damaged("it is a pointer of Git LFS; run `git lfs pull`".into()));
+        }
+        let header_bytes = u64::from_le_bytes(length);
+        let longest = (file_bytes - LENGTH_BYTES as u64).min(MAX_HEADER_BYTES);
+        if header_bytes > longest {
+            return Err(damaged(format!(
+                "it announces a header of {header_bytes} bytes where at most {longest} can be; \
+                 {AGAIN}"
+            )));
+        }
+        let mut header = vec![0; header_bytes as usize];
+        file.read_exact(&mut header).map_err(StoreError::io("read", path))?;
+        let header: Metadata = serde_json::from_slice(&header)
+            .map_err(|error| damaged(format!("its header is refused: {error}; {AGAIN}")))?;
+
+        let data_start = LENGTH_BYTES as u64 + header_bytes;
+        let (held, promised) = (file_bytes - data_start, header.data_len() as u64);
+        if held != promised {
+            return Err(damaged(format!(
+                "it holds {held} bytes of arrays, its header promises {promised}; {AGAIN}"
+            )));
+        }
+        Ok(Self { path: path.to_owned(), file, header, data_start })
+    }
+
+    /// The arrays' names in natural order (`layers.2` before `layers.10`).
+    pub fn names(&self) -> Vec<String> {
+        let mut names = self.header.offset_keys();
+        names.sort_by(|a, b| natural_order(a, b));
+        names
+    }
+
+    /// Free text that the file's writer put beside the arrays, `format` for one.
+    pub fn metadata(&self) -> Option<&HashMap<String, String>> {
+        self.header.metadata().as_ref()
+    }
+
+    /// The shape of an array.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.header.info(name).map(|info| info.shape.as_slice())
+    }
+
+    /// The dtype of an array in safetensors' terms, which have more dtypes than MLX.
+    pub(super) fn file_dtype(&self, name: &str) -> Option<FileDtype> {
+        self.header.info(name).map(|info| info.dtype)
+    }
+
+    /// Reads one array, evaluated.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when the file has no array of that name, or one that MLX cannot hold
+    /// (8-bit floats, an axis over 2^31 - 1, a bool that is neither 0 nor 1); when reading fails.
+    pub fn read(&mut self, name: &str) -> Result<Array> {
+        let damaged = |problem| StoreError::Damaged { path: self.path.clone(), problem };
+        let info = self.header.info(name).ok_or_else(|| {
+            damaged(format!("it has no array `{name}`; `ArrayFile::names` lists those it has"))
+        })?;
+        let (dtype, shape) = mlx_dtype(info.dtype)
+            .zip(mlx_shape(&info.shape))
+            .ok_or_else(|| damaged(cannot_hold(name, info)))?;
+        let (begin, end) = info.data_offsets;
+
+        let mut parts = Vec::new();
+        let mut buffer = Vec::new();
+        self.file
+            .seek(SeekFrom::Start(self.data_start + begin as u64))
+            .map_err(StoreError::io("read", &self.path))?;
+        for part in (begin..end).step_by(PART_BYTES) {
+            buffer.resize(PART_BYTES.min(end - part), 0);
+            self.file.read_exact(&mut buffer).map_err(StoreError::io("read", &self.path))?;
+            // Any other value would be undefined behaviour in whoever reads it as a `bool`.
+            if dtype == Dtype::Bool && buffer.iter().any(|&byte| byte > 1) {
+                let problem = format!("`{name}` has a bool that is neither 0 nor 1; {AGAIN}");
+                return Err(damaged(problem).into());
+            }
+            let bytes = Array::from_slice(&buffer, &[buffer.len() as i32]);
+            let part = bytes.view_dtype(dtype)?;
+            part.eval()?;
+            parts.push(part);
+        }
+        let flat = match parts.as_slice() {
+            [] => Array::from_slice::<u8>(&[], &[0]).as_dtype(dtype)?,
+            [whole] => whole.clone(),
+            parts => concatenate(parts, 0)?,
+        };
+        let array = flat.reshape(&shape)?;
+        array.eval()?;
+        Ok(array)
+    }
+}
+
+const AGAIN: &str = "copy, download or save it again";
+
+fn cannot_hold(name: &str, info: &TensorInfo) -> String {
+    let TensorInfo { dtype, shape, .. } = info;
+    format!("MLX has no {dtype} arrays of shape {shape:?}, as `{name}` is; convert or split it")
+}
+
+/// Saves named arrays to `path`, whole or not at all, with free text beside them.
+///
+/// Arrays are evaluated first, may be views, and have any dtype of MLX. They lie in the file in
+/// natural order of names, those of wider elements first, so that each is aligned.
+///
+/// # Errors
+/// [`StoreError::Unsavable`] when two arrays have one name, a name is empty or `__metadata__`
+/// (the format's own), or an array has more than 2^31 - 1 elements; [`StoreError::Io`] when the
+/// folder does not exist or the disk fails; when MLX fails.
+pub fn save_arrays<'a, S: Into<String>>(
+    arrays: impl IntoIterator<Item = (S, &'a Array)>,
+    metadata: &[(&str, &str)],
+    path: impl AsRef<Path>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let unsavable = |name: &str, problem: &str| StoreError::Unsavable {
+        name: name.into(),
+        path: path.to_owned(),
+        problem: problem.into(),
+    };
+    let mut arrays: Vec<(String, &Array)> =
+        arrays.into_iter().map(|(name, array)| (name.into(), array)).collect();
+    arrays.sort_by(|(a, x), (b, y)| {
+        y.item_size().cmp(&x.item_size()).then_with(|| natural_order(a, b))
+    });
+    let mut offset = 0;
+    let mut infos = Vec::with_capacity(arrays.len());
+    let mut names = std::collections::HashSet::new();
+    for (name, array) in &arrays {
+        if name.is_empty() || name == "__metadata__" {
+            return Err(unsavable(name, "the format has no room for that name; rename it").into());
+        }
+        if !names.insert(name) {
+            return Err(unsavable(name, "two arrays have that name; rename one").into());
+        }
+        if i32::try_from(array.size()).is_err() {
+            return Err(unsavable(name, "it has over 2^31 - 1 elements; split it").into());
+        }
+        let end = offset + array.nbytes();
+        infos.push((
+            name.clone(),
+            TensorInfo {
+                dtype: file_dtype(array.dtype()),
+                shape: array.shape().iter().map(|&axis| axis as usize).collect(),
+                data_offsets: (offset, end),
+            },
+        ));
+        offset = end;
+    }
+    let metadata = (!metadata.is_empty())
+        .then(|| metadata.iter().map(|&(key, text)| (key.into(), text.into())).collect());
+    let header = Metadata::new(metadata, infos)
+        .and_then(|header| Ok(serde_json::to_vec(&header)?))
+        .map_err(|error| unsavable("the header", &error.to_string()))?;
+    if header.len() as u64 > MAX_HEADER_BYTES {
+        return Err(unsavable("the header", "it is over 100 MB; save fewer arrays a file").into());
+    }
+
+    write_whole(path, |file| {
+        let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(StoreError::io("write", path));
+        // Spaces after the JSON align the arrays.
+        let padding = header.len().next_multiple_of(LENGTH_BYTES) - header.len();
+        put(&((header.len() + padding) as u64).to_le_bytes())?;
+        put(&header)?;
+        put(&b"       "[..padding])?;
+        for (_, array) in &arrays {
+            for_each_part(array, |bytes| Ok(put(bytes)?))?;
+        }
+        Ok(())
+    })
+}
+
+/// Hands out the bytes of an array in row-major order, a part at a time.
+fn for_each_part(array: &Array, mut put: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    if array.size() == 0 {
+        return Ok(());
+    }
+    let flat = array.contiguous()?.reshape(&[-1])?;
+    let step = PART_BYTES / array.item_size();
+    for begin in (0..array.size()).step_by(step) {
+        let end = array.size().min(begin + step);
+        let part = flat.try_index(begin as i32..end as i32)?.view::<u8>()?;
+        put(part.try_as_slice::<u8>()?)?;
+    }
+    Ok(())
+}
+
+/// Numbers in names compare as numbers; equal ones (`01`, `1`) by their characters.
+pub(super) fn natural_order(a: &str, b: &str) -> Ordering {
+    natord::compare(a, b).then_with(|| a.cmp(b))
+}
+
+/// Sizes as MLX counts them, or `None` when an axis or the whole is too long.
+fn mlx_shape(shape: &[usize]) -> Option<Vec<i32>> {
+    let elements = shape.iter().try_fold(1_usize, |product, &axis| product.checked_mul(axis))?;
+    i32::try_from(elements).ok()?;
+    shape.iter().map(|&axis| i32::try_from(axis).ok()).collect()
+}
+
+/// Pairs MLX's dtypes with safetensors'.
+macro_rules! dtypes {
+    ($($mlx:ident = $file:ident),+ $(,)?) => {
+        pub(super) fn file_dtype(dtype: Dtype) -> FileDtype {
+            match dtype { $(Dtype::$mlx => FileDtype::$file,)+ }
+        }
+
+        pub(super) fn mlx_dtype(dtype: FileDtype) -> Option<Dtype> {
+            match dtype { $(FileDtype::$file => Some(Dtype::$mlx),)+ _ => None }
+        }
+    };
+}
+
+dtypes! {
+    Bool = BOOL,
+    Uint8 = U8,
+    Uint16 = U16,
+    Uint32 = U32,
+    Uint64 = U64,
+    Int8 = I8,
+    Int16 = I16,
+    Int32 = I32,
+    Int64 = I64,
+    Float16 = F16,
+    Float32 = F32,
+    Float64 = F64,
+    Bfloat16 = BF16,
+    Complex64 = C64,
+}

@@ -1,0 +1,138 @@
+//! What can go wrong between arrays and files.
+
+use std::{
+    fmt,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+};
+
+/// Why weights could not be saved or loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The file or disk failed.
+    #[error("cannot {action} `{}`: {}", .path.display(), advice(.source))]
+    Io {
+        /// What was tried: `read`, `write`, …
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The file is not a whole safetensors file.
+    #[error("`{}` is not a safetensors file that can be read: {problem}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it and what to do.
+        problem: String,
+    },
+    /// An array cannot be stored, or not under its name.
+    #[error("cannot save `{name}` to `{}`: {problem}", .path.display())]
+    Unsavable {
+        /// The array's name.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// The file's arrays are not the model's parameters; the model is as it was.
+    #[error("`{}` does not fit the model, which is left as it was:{}\n{}", .path.display(), lines(.problems), hint(.problems))]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// Every difference, in natural order of names.
+        problems: Vec<Mismatch>,
+    },
+}
+
+impl StoreError {
+    /// Makes an [`io::Error`] say what was tried and where.
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+}
+
+/// One difference between a file and a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Mismatch {
+    /// The model has a parameter that the file lacks.
+    Missing {
+        /// The parameter's name.
+        name: String,
+    },
+    /// The file has an array that the model lacks.
+    Unexpected {
+        /// The array's name in the model's terms.
+        name: String,
+    },
+    /// Two arrays of the file are for one parameter, after renaming.
+    Twice {
+        /// The parameter's name.
+        name: String,
+    },
+    /// Shapes differ.
+    Shape {
+        /// The parameter's name.
+        name: String,
+        /// The shape in the file.
+        file: Vec<usize>,
+        /// The shape in the model.
+        model: Vec<i32>,
+    },
+    /// Dtypes differ, in safetensors' names.
+    Dtype {
+        /// The parameter's name.
+        name: String,
+        /// The dtype in the file.
+        file: String,
+        /// The dtype in the model.
+        model: String,
+    },
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { name } => write!(f, "missing     {name}"),
+            Self::Unexpected { name } => write!(f, "unexpected  {name}"),
+            Self::Twice { name } => write!(f, "twice       {name}"),
+            Self::Shape { name, file, model } => {
+                write!(f, "shape       {name}: {file:?} in the file, {model:?} in the model")
+            }
+            Self::Dtype { name, file, model } => {
+                write!(f, "dtype       {name}: {file} in the file, {model} in the model")
+            }
+        }
+    }
+}
+
+fn lines(problems: &[Mismatch]) -> String {
+    problems.iter().flat_map(|problem| ["\n  ".to_owned(), problem.to_string()]).collect()
+}
+
+fn hint(problems: &[Mismatch]) -> &'static str {
+    if problems.iter().all(|problem| matches!(problem, Mismatch::Dtype { .. })) {
+        "convert the file, or load it with `LoadOptions { cast: true, .. }`"
+    } else {
+        "build the model with the config that the file was trained with, or rename its arrays \
+         with `LoadOptions::rename`"
+    }
+}
+
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        ErrorKind::NotFound => "it does not exist; check the path, or create its folder first",
+        ErrorKind::PermissionDenied => "permission is denied; choose a folder that you may use",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "the disk is full; free some space or choose another folder"
+        }
+        ErrorKind::IsADirectory => "it is a folder; name a file in it",
+        ErrorKind::NotADirectory => "a part of the path is a file; check the path",
+        ErrorKind::UnexpectedEof => "it became shorter while it was read; try again",
+        _ => "the system refused; its reason follows",
+    }
+}

@@ -1,0 +1,152 @@
+//! A model's parameters, to and from a safetensors file.
+
+use super::{
+    ArrayFile, Mismatch, StoreError,
+    array_file::{file_dtype, mlx_dtype, natural_order},
+    save_arrays,
+};
+use crate::Result;
+use mlx_rs::{Array, module::ModuleParameters, transforms::eval};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    rc::Rc,
+};
+
+/// Saves every parameter of a model to a safetensors file, whole or not at all.
+///
+/// The keys are the parameters' names. Weight matrices are `(out, in)`, as torch keeps them, so
+/// the file carries the metadata `format = "pt"`, without which Hugging Face's loaders refuse it.
+///
+/// ```no_run
+/// # fn save(model: &dyn mlx_train_core::model::BaseModel) -> mlx_train_core::Result<()> {
+/// mlx_train_core::store::save_weights(model, "runs/today/model.safetensors")
+/// # }
+/// ```
+///
+/// # Errors
+/// As [`save_arrays`]; what was at `path` is then still there.
+pub fn save_weights(
+    model: &(impl ModuleParameters + ?Sized),
+    path: impl AsRef<Path>,
+) -> Result<()> {
+    let parameters = model.parameters().flatten();
+    let arrays = parameters.iter().map(|(name, &array)| (name.to_string(), array));
+    save_arrays(arrays, &[("format", "pt")], path)
+}
+
+/// How a weight file may differ from the model that it is loaded into.
+#[derive(Default)]
+pub struct LoadOptions<'a> {
+    /// Converts floating-point arrays to the dtypes of the model's parameters; integers never.
+    pub cast: bool,
+    /// Gives the parameter's name for a name in the file; `None` leaves that array out.
+    #[allow(clippy::type_complexity)]
+    pub rename: Option<&'a dyn Fn(&str) -> Option<String>>,
+}
+
+/// Loads every parameter of a model from a safetensors file, or changes nothing.
+///
+/// The file must hold exactly the model's parameters, with equal shapes and dtypes, but for what
+/// `options` allows. The file may come from elsewhere: a hostile one is an error like any other.
+///
+/// ```no_run
+/// # use mlx_train_core::store::{LoadOptions, load_weights};
+/// # fn load(model: &mut dyn mlx_train_core::model::BaseModel) -> mlx_train_core::Result<()> {
+/// let options = LoadOptions {
+///     cast: true,
+///     rename: Some(&|name| Some(name.trim_start_matches("_orig_mod.").to_owned())),
+/// };
+/// load_weights(model, "downloads/model.safetensors", &options)
+/// # }
+/// ```
+///
+/// # Errors
+/// [`StoreError::Mismatch`] with every missing, unexpected, doubled and differing array;
+/// [`StoreError::Damaged`] when the file is not whole; [`StoreError::Io`] when it cannot be read.
+/// The model is unchanged in each case.
+pub fn load_weights(
+    model: &mut (impl ModuleParameters + ?Sized),
+    path: impl AsRef<Path>,
+    options: &LoadOptions<'_>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let mut file = ArrayFile::open(path)?;
+    let mut parameters = model.parameters_mut().flatten();
+    let sources = match_names(&file, path, &parameters, options)?;
+
+    // Nothing is assigned until all is read: the last array may be the one that cannot be.
+    let mut loaded = Vec::with_capacity(sources.len());
+    for (name, in_file) in &sources {
+        if let Some(parameter) = parameters.remove(name.as_str()) {
+            let array = file.read(in_file)?.as_dtype(parameter.dtype())?;
+            loaded.push((parameter, array));
+        }
+    }
+    eval(loaded.iter().map(|(_, array)| array))?;
+    for (parameter, array) in loaded {
+        *parameter = array;
+    }
+    Ok(())
+}
+
+/// Pairs every parameter's name with its name in the file, or says all that is in the way.
+fn match_names(
+    file: &ArrayFile,
+    path: &Path,
+    parameters: &HashMap<Rc<str>, &mut Array>,
+    options: &LoadOptions<'_>,
+) -> Result<BTreeMap<String, String>> {
+    let mut sources = BTreeMap::new();
+    let mut problems = Vec::new();
+    for in_file in file.names() {
+        let renamed = match options.rename {
+            Some(rename) => rename(&in_file),
+            None => Some(in_file.clone()),
+        };
+        let Some(name) = renamed else { continue };
+        let Some(parameter) = parameters.get(name.as_str()) else {
+            problems.push((name.clone(), Mismatch::Unexpected { name }));
+            continue;
+        };
+        problems.extend(
+            difference(&name, file, &in_file, parameter, options).map(|it| (name.clone(), it)),
+        );
+        if sources.insert(name.clone(), in_file).is_some() {
+            problems.push((name.clone(), Mismatch::Twice { name }));
+        }
+    }
+    for name in parameters.keys().filter(|&name| !sources.contains_key(&**name)) {
+        problems.push((name.to_string(), Mismatch::Missing { name: name.to_string() }));
+    }
+    if problems.is_empty() {
+        return Ok(sources);
+    }
+    problems.sort_by(|(a, _), (b, _)| natural_order(a, b));
+    let problems = problems.into_iter().map(|(_, problem)| problem).collect();
+    Err(StoreError::Mismatch { path: path.to_owned(), problems }.into())
+}
+
+/// How an array of the file differs from its parameter, if it does: in shape first, then in dtype.
+fn difference(
+    name: &str,
+    file: &ArrayFile,
+    in_file: &str,
+    parameter: &Array,
+    options: &LoadOptions<'_>,
+) -> Option<Mismatch> {
+    let (shape, dtype) = (file.shape(in_file)?, file.file_dtype(in_file)?);
+    let name = name.to_owned();
+    let same_axis = |(&file, &model): (&usize, &i32)| i32::try_from(file) == Ok(model);
+    if shape.len() != parameter.ndim() || !shape.iter().zip(parameter.shape()).all(same_axis) {
+        let model = parameter.shape().to_vec();
+        return Some(Mismatch::Shape { name, file: shape.to_vec(), model });
+    }
+    let wanted = parameter.dtype();
+    let castable =
+        options.cast && wanted.is_float() && mlx_dtype(dtype).is_some_and(|dtype| dtype.is_float());
+    if mlx_dtype(dtype) == Some(wanted) || castable {
+        return None;
+    }
+    Some(Mismatch::Dtype { name, file: dtype.to_string(), model: file_dtype(wanted).to_string() })
+}
