@@ -2,7 +2,7 @@
 //!
 //! A message gives the value, the place and the fix. Causes are in `source()`, not twice in the text.
 
-use mlx_rs::error::{AsSliceError, Exception};
+use mlx_rs::error::{AsSliceError, ConversionError, Exception};
 
 /// A result of the engine.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -20,6 +20,12 @@ pub enum Error {
     /// Weights could not be saved or loaded.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// An array cannot be read as a number of the type that was asked for.
+    #[error("an array cannot be read as a number")]
+    Conversion(#[from] ConversionError),
+    /// A setting that an optimizer or a schedule cannot take.
+    #[error(transparent)]
+    Optim(#[from] crate::optim::OptimError),
     /// Anything that has no room of its own, with its whole message.
     #[error("{0}")]
     Message(String),
