@@ -26,6 +26,9 @@ pub enum Error {
     /// A setting that an optimizer or a schedule cannot take.
     #[error(transparent)]
     Optim(#[from] crate::optim::OptimError),
+    /// A dataset that cannot be read, or not used as it is.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
     /// Anything that has no room of its own, with its whole message.
     #[error("{0}")]
     Message(String),

@@ -1,0 +1,61 @@
+//! Batches and what they are taken from.
+
+use crate::Result;
+use mlx_rs::Array;
+use std::{fmt::Debug, rc::Rc, sync::Arc};
+
+/// Inputs and targets of a few rows.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Inputs `(B, ...)`: features, or tokens int32.
+    pub x: Array,
+    /// Targets `(B, ...)`: values, class labels int32, or the tokens that follow, int32.
+    pub y: Array,
+}
+
+/// Rows of data, in any order and as often as asked for.
+///
+/// A dataset has no position; [`super::Stream`] has one.
+pub trait Dataset: Debug {
+    /// How many rows there are.
+    fn len(&self) -> usize;
+
+    /// Whether there is no row.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The rows of these indices, in their order; an index may come more than once.
+    ///
+    /// # Errors
+    /// When an index is not below [`Dataset::len`], the data cannot be read, or MLX fails.
+    fn batch(&self, rows: &[usize]) -> Result<Batch>;
+}
+
+macro_rules! forward_dataset {
+    ($($pointer:ty),*) => {$(
+        impl<D: Dataset + ?Sized> Dataset for $pointer {
+            fn len(&self) -> usize {
+                (**self).len()
+            }
+
+            fn batch(&self, rows: &[usize]) -> Result<Batch> {
+                (**self).batch(rows)
+            }
+        }
+    )*};
+}
+
+forward_dataset!(&D, Box<D>, Rc<D>, Arc<D>);
+
+/// Fails on the first row that a dataset of `len` rows does not have, and on no row at all.
+pub(super) fn check_rows(rows: &[usize], len: usize) -> Result<()> {
+    let problem = match (rows, rows.iter().find(|&&row| row >= len)) {
+        ([], _) => "a batch needs at least one row: ask for more than 0".to_owned(),
+        (_, Some(row)) => {
+            format!("there is no row {row} in a dataset of {len} rows (the first is row 0)")
+        }
+        (_, None) => return Ok(()),
+    };
+    Err(super::DataError::Invalid(problem).into())
+}
