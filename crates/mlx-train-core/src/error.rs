@@ -29,6 +29,12 @@ pub enum Error {
     /// A dataset that cannot be read, or not used as it is.
     #[error(transparent)]
     Data(#[from] crate::data::DataError),
+    /// A layer refused what it was given.
+    #[error(transparent)]
+    Nn(#[from] crate::nn::NnError),
+    /// A loss refused what it was given.
+    #[error(transparent)]
+    Loss(#[from] crate::loss::LossError),
     /// Anything that has no room of its own, with its whole message.
     #[error("{0}")]
     Message(String),

@@ -1,0 +1,49 @@
+//! Gradient checkpointing: forget what a function computed, and compute it again for the gradient.
+
+use super::{closure::Closure, custom_vjp::refuse_no_outputs, grad::keep_cotangents_in_place};
+use crate::{Array, Result};
+
+/// `f(inputs)`, which keeps nothing but its inputs and outputs for the backward pass.
+///
+/// Where a gradient is taken through the outputs, `f` runs again, so memory for what is inside of it
+/// is needed for one checkpoint at a time. Source: Chen et al., arXiv:1604.06174.
+///
+/// `f` must be a pure function of `inputs`:
+/// - all that needs a gradient is among `inputs`; an array that `f` captured is a constant;
+/// - so are random keys, opened with [`rng::scope`](crate::rng::scope) inside of `f`: a draw from a
+///   scope around the checkpoint differs when `f` runs again, and the gradient is silently wrong.
+///
+/// Checkpoints nest. The graph keeps `f` until the outputs and all that was computed from them are
+/// gone, therefore `'static`, and may be dropped on another thread, therefore `Send`; `f` itself
+/// runs on this thread only.
+///
+/// ```
+/// use mlx_train_core::{Array, ffi};
+/// let x = Array::from_f32(3.0);
+/// let (_, grads) = ffi::value_and_grad(
+///     |x| ffi::checkpoint(|x| Ok(vec![x[0].square()?.square()?]), x),
+///     &[x],
+///     &[0],
+/// )?;
+/// assert_eq!(grads[0].try_item_cast::<f32>().ok(), Some(108.0));
+/// # Ok::<(), mlx_train_core::Error>(())
+/// ```
+///
+/// # Errors
+/// What `f` returns, or when MLX fails. If `f` fails only when it runs again, the transformation that
+/// takes the gradient returns the error.
+pub fn checkpoint<F>(f: F, inputs: &[Array]) -> Result<Vec<Array>>
+where
+    F: Fn(&[Array]) -> Result<Vec<Array>> + Send + 'static,
+{
+    let closure = Closure::new(move |inputs| {
+        let outputs = f(inputs)?;
+        refuse_no_outputs("checkpoint", &outputs)?;
+        keep_cotangents_in_place(outputs)
+    })?;
+    // SAFETY: both handles are alive during the call. The graph keeps the closure, which is `'static`
+    // and `Send`.
+    let checkpointed =
+        Closure::transformed(|result| unsafe { mlx_sys::mlx_checkpoint(result, closure.raw()) })?;
+    checkpointed.apply(inputs)
+}

@@ -1,0 +1,229 @@
+//! Gradients of one call: value and gradient, vector-Jacobian and Jacobian-vector products.
+
+use super::{call::call, closure::Closure, vector::Vector};
+use crate::{Array, Error, Result};
+use mlx_sys::mlx_closure_value_and_grad;
+use std::cell::RefCell;
+
+/// The outputs of `f` at `inputs`, and the gradient of its first output for each of `argnums`.
+///
+/// The first output is the loss and must be a scalar; the others are carried along and get no
+/// gradient. Gradients come in the order of `argnums`, each with the shape and dtype of its input.
+/// Only what is in `inputs` gets a gradient: an array that `f` captured is a constant.
+///
+/// `f` runs once, now, and what it computes is not evaluated.
+///
+/// ```
+/// use mlx_train_core::{Array, ffi};
+/// let x = Array::from_f32(3.0);
+/// let (value, grads) = ffi::value_and_grad(|x| Ok(vec![x[0].square()?]), &[x], &[0])?;
+/// assert_eq!(value[0].try_item_cast::<f32>().ok(), Some(9.0));
+/// assert_eq!(grads[0].try_item_cast::<f32>().ok(), Some(6.0));
+/// # Ok::<(), mlx_train_core::Error>(())
+/// ```
+///
+/// # Errors
+/// What `f` returns; when `argnums` is empty, repeats itself or leaves `inputs`; when the first
+/// output is not a scalar; or when MLX fails.
+pub fn value_and_grad<F>(
+    f: F,
+    inputs: &[Array],
+    argnums: &[usize],
+) -> Result<(Vec<Array>, Vec<Array>)>
+where
+    F: FnMut(&[Array]) -> Result<Vec<Array>>,
+{
+    let sorted = sorted_argnums(argnums, inputs.len())?;
+    let f = once_at_a_time(f);
+    let closure = Closure::new(|inputs| {
+        let outputs = f(inputs)?;
+        let Some(loss) = outputs.first() else {
+            return Err(Error::message("value_and_grad: the function returned no loss"));
+        };
+        if loss.ndim() != 0 {
+            return Err(Error::message(format!(
+                "value_and_grad: the loss, the first output, has shape {:?}; \
+                 reduce it to a scalar with `mean` or `sum`",
+                loss.shape()
+            )));
+        }
+        Ok(outputs)
+    })?;
+    let transformed = ValueAndGrad::new(&closure, &sorted)?;
+    let inputs = Vector::from_arrays(inputs)?;
+    let (mut outputs, mut grads) = (Vector::new(), Vector::new());
+    // SAFETY: all handles are alive during the call, and MLX keeps none of them.
+    call(|| unsafe {
+        mlx_sys::mlx_closure_value_and_grad_apply(
+            outputs.out(),
+            grads.out(),
+            transformed.0,
+            inputs.raw(),
+        )
+    })?;
+    // MLX returns them by ascending position.
+    let grads = grads.to_arrays()?;
+    let in_order = |&argnum: &usize| {
+        sorted
+            .binary_search(&(argnum as i32))
+            .ok()
+            .and_then(|at| grads.get(at))
+            .cloned()
+            .ok_or_else(|| Error::message(format!("MLX returned no gradient for input {argnum}")))
+    };
+    Ok((outputs.to_arrays()?, argnums.iter().map(in_order).collect::<Result<_>>()?))
+}
+
+/// The outputs of `f` at `inputs`, and `cotangents^T J`: one array for each input, of its shape.
+///
+/// `cotangents` has one array for each output, of its shape. `f` runs once, now.
+///
+/// # Errors
+/// What `f` returns; when the cotangents do not fit its outputs; or when MLX fails.
+pub fn vjp<F>(f: F, inputs: &[Array], cotangents: &[Array]) -> Result<(Vec<Array>, Vec<Array>)>
+where
+    F: FnMut(&[Array]) -> Result<Vec<Array>>,
+{
+    let f = once_at_a_time(f);
+    let closure = Closure::new(|inputs| {
+        let outputs = f(inputs)?;
+        check_same_shapes("vjp: cotangent", cotangents, "output", &outputs)?;
+        keep_cotangents_in_place(outputs)
+    })?;
+    let (inputs, cotangents) = (Vector::from_arrays(inputs)?, Vector::from_arrays(cotangents)?);
+    let (mut outputs, mut products) = (Vector::new(), Vector::new());
+    // SAFETY: all handles are alive during the call, and MLX keeps none of them.
+    call(|| unsafe {
+        mlx_sys::mlx_vjp(
+            outputs.out(),
+            products.out(),
+            closure.raw(),
+            inputs.raw(),
+            cotangents.raw(),
+        )
+    })?;
+    Ok((outputs.to_arrays()?, products.to_arrays()?))
+}
+
+/// The outputs of `f` at `inputs`, and `J tangents`: one array for each output, of its shape.
+///
+/// `tangents` has one array for each input, of its shape. `f` runs once, now.
+///
+/// # Errors
+/// What `f` returns; when the tangents do not fit the inputs; or when MLX fails.
+pub fn jvp<F>(f: F, inputs: &[Array], tangents: &[Array]) -> Result<(Vec<Array>, Vec<Array>)>
+where
+    F: FnMut(&[Array]) -> Result<Vec<Array>>,
+{
+    check_same_shapes("jvp: tangent", tangents, "input", inputs)?;
+    let closure = Closure::new(once_at_a_time(f))?;
+    let (inputs, tangents) = (Vector::from_arrays(inputs)?, Vector::from_arrays(tangents)?);
+    let (mut outputs, mut products) = (Vector::new(), Vector::new());
+    // SAFETY: all handles are alive during the call, and MLX keeps none of them.
+    call(|| unsafe {
+        mlx_sys::mlx_jvp(outputs.out(), products.out(), closure.raw(), inputs.raw(), tangents.raw())
+    })?;
+    Ok((outputs.to_arrays()?, products.to_arrays()?))
+}
+
+/// A closure that changes what it captured, behind a shared reference: MLX may call one again while
+/// it runs, and this refuses.
+pub(super) fn once_at_a_time<F>(f: F) -> impl Fn(&[Array]) -> Result<Vec<Array>>
+where
+    F: FnMut(&[Array]) -> Result<Vec<Array>>,
+{
+    let f = RefCell::new(f);
+    move |inputs| match f.try_borrow_mut() {
+        Ok(mut f) => f(inputs),
+        Err(_) => Err(Error::message(
+            "a transformed function was called again while it ran; a function that changes what it \
+             captured cannot call itself",
+        )),
+    }
+}
+
+/// MLX's vjp gives no cotangent to an output that is the result of `stop_gradient`, and hands its
+/// cotangent to the next one. Behind an identity each output keeps its own.
+pub(super) fn keep_cotangents_in_place(outputs: Vec<Array>) -> Result<Vec<Array>> {
+    // With one output there is no next one.
+    if outputs.len() < 2 {
+        return Ok(outputs);
+    }
+    let (arrays, nothing) = (Vector::from_arrays(&outputs)?, Vector::new());
+    let mut identical = Vector::new();
+    // SAFETY: all handles are alive during the call. It shares the buffers and computes nothing.
+    call(|| unsafe { mlx_sys::mlx_depends(identical.out(), arrays.raw(), nothing.raw()) })?;
+    identical.to_arrays()
+}
+
+pub(super) fn check_same_shapes(
+    name: &str,
+    arrays: &[Array],
+    like_name: &str,
+    like: &[Array],
+) -> Result<()> {
+    if arrays.len() != like.len() {
+        return Err(Error::message(format!(
+            "{name}s: {} given for {} {like_name}s; give one for each",
+            arrays.len(),
+            like.len()
+        )));
+    }
+    for (index, (array, like)) in arrays.iter().zip(like).enumerate() {
+        if array.shape() != like.shape() {
+            return Err(Error::message(format!(
+                "{name} {index} has shape {:?}, but {like_name} {index} has shape {:?}",
+                array.shape(),
+                like.shape()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn sorted_argnums(argnums: &[usize], num_inputs: usize) -> Result<Vec<i32>> {
+    if argnums.is_empty() {
+        return Err(Error::message("value_and_grad: `argnums` is empty; name an input"));
+    }
+    if let Some(argnum) = argnums.iter().find(|&&argnum| argnum >= num_inputs) {
+        return Err(Error::message(format!(
+            "value_and_grad: `argnums` names input {argnum}, but there are {num_inputs} inputs"
+        )));
+    }
+    let mut sorted: Vec<i32> = argnums.iter().map(|&argnum| argnum as i32).collect();
+    sorted.sort_unstable();
+    if let Some(twice) = sorted.iter().zip(sorted.iter().skip(1)).find(|(a, b)| a == b) {
+        return Err(Error::message(format!(
+            "value_and_grad: `argnums` names input {} twice",
+            twice.0
+        )));
+    }
+    Ok(sorted)
+}
+
+/// An owned `mlx_closure_value_and_grad`; it lives as long as the closure that it came from.
+struct ValueAndGrad(mlx_closure_value_and_grad);
+
+impl ValueAndGrad {
+    fn new(closure: &Closure<'_>, argnums: &[i32]) -> Result<Self> {
+        // SAFETY: it takes nothing; an empty handle is valid wherever MLX writes a result.
+        let mut transformed = Self(unsafe { mlx_sys::mlx_closure_value_and_grad_new() });
+        // SAFETY: the handles are alive during the call, and MLX copies `argnums`.
+        call(|| unsafe {
+            mlx_sys::mlx_value_and_grad(
+                &raw mut transformed.0,
+                closure.raw(),
+                argnums.as_ptr(),
+                argnums.len(),
+            )
+        })?;
+        Ok(transformed)
+    }
+}
+
+impl Drop for ValueAndGrad {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours alone and nothing uses it after this.
+        unsafe { mlx_sys::mlx_closure_value_and_grad_free(self.0) };
+    }
+}

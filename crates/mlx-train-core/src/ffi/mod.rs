@@ -1,0 +1,25 @@
+//! Safe wrappers of the mlx-c calls that mlx-rs has not wrapped; the only `unsafe` of the workspace.
+//!
+//! Every function here takes Rust closures that return the engine's [`Result`]. An error inside of a
+//! closure comes back to the caller as the very value that the closure returned, and a panic resumes
+//! at the caller once MLX has returned. A message of MLX itself becomes [`Error::Mlx`](crate::Error).
+//!
+//! MLX calls a closure on the thread that runs the transformation. An [`Array`](crate::Array) may
+//! move to another thread and take the graph behind it along, so closures that a graph keeps must be
+//! `Send`, and one that is called away from the thread that made it fails with an error.
+#![allow(unsafe_code)]
+
+mod call;
+mod checkpoint;
+mod closure;
+mod compile;
+mod custom_vjp;
+mod eval;
+mod grad;
+mod vector;
+
+pub use checkpoint::checkpoint;
+pub use compile::{Compiled, compile};
+pub use custom_vjp::{Backward, custom_vjp};
+pub use eval::{async_eval, eval};
+pub use grad::{jvp, value_and_grad, vjp};

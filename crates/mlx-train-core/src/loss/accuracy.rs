@@ -1,0 +1,24 @@
+//! How often the best class is the right one.
+
+use super::{
+    Loss,
+    cross_entropy::{check_targets, masked_mean},
+};
+use crate::{Array, Result};
+use mlx_rs::{Dtype, ops::indexing::argmax_axis};
+
+/// The share, in `[0, 1]`, of targets `(...)` whose logit in `(..., V)` is the largest, and how many
+/// targets there are. It is a metric: its gradient is zero.
+///
+/// Targets equal to `ignore_index` count for nothing; if every one is, share and weight are 0.
+/// Among equal logits the first one counts.
+///
+/// # Errors
+/// [`LossError`](super::LossError) when the targets do not fit the logits; or when MLX fails.
+pub fn accuracy(logits: &Array, targets: &Array, ignore_index: Option<i32>) -> Result<Loss> {
+    check_targets("accuracy", logits, targets)?;
+    let targets = targets.as_dtype(Dtype::Int32)?;
+    let best = argmax_axis(logits, -1, None)?.as_dtype(Dtype::Int32)?;
+    let mask = ignore_index.map(|ignored| targets.ne(Array::from_int(ignored))).transpose()?;
+    masked_mean(&best.eq(&targets)?.as_dtype(Dtype::Float32)?, mask.as_ref())
+}

@@ -1,0 +1,170 @@
+//! Cross-entropy over classes, and over independent yes-no questions.
+
+use super::{Loss, LossError, regression::check_same_shape, sum::sum_f32};
+use crate::{Array, Result, shape::is_integer};
+use mlx_rs::{
+    Dtype,
+    ops::{logaddexp, maximum, select},
+};
+
+/// How [`cross_entropy`] treats targets and logits. The default is the plain mean over all targets.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct CrossEntropy {
+    /// Targets of this value count for nothing, for example those of padding.
+    pub ignore_index: Option<i32>,
+    /// How much of the target's probability is spread evenly over all classes, in `[0, 1)`.
+    /// Source: Szegedy et al., arXiv:1512.00567, section 7.
+    pub label_smoothing: f32,
+    /// The weight of `log(Z)^2`, which keeps the logits' normaliser Z near 1; not negative.
+    /// Source: Chowdhery et al., arXiv:2204.02311, section 5, with 1e-4.
+    pub z_loss: f32,
+}
+
+/// The mean cross-entropy, in nats, of logits `(..., V)` against classes `(...)`.
+///
+/// For each target `log(Z) - (1 - s) * logits[target] - s * mean(logits) + z * log(Z)^2` with
+/// `Z = sum(exp(logits))`, smoothing `s` and z-loss `z`, averaged over the targets that are not
+/// ignored. Logits are of any floating dtype, targets of any integer one. If every target is
+/// ignored, value and weight are 0.
+///
+/// MLX does not check targets: one at or above V reads memory of something else. Check data with
+/// [`validate_targets`] when it is loaded.
+///
+/// ```
+/// use mlx_train_core::{Array, loss::{CrossEntropy, cross_entropy}};
+/// let logits = Array::from_slice(&[0.0_f32; 6], &[2, 3]);
+/// let targets = Array::from_slice(&[2, -100], &[2]);
+/// let options = CrossEntropy { ignore_index: Some(-100), ..Default::default() };
+/// let loss = cross_entropy(&logits, &targets, &options)?;
+/// assert_eq!(loss.weight.try_item_exact::<f32>().ok(), Some(1.0));
+/// assert!((loss.value.try_item_exact::<f32>().unwrap_or(0.0) - 3_f32.ln()).abs() < 1e-6);
+/// # Ok::<(), mlx_train_core::Error>(())
+/// ```
+///
+/// # Errors
+/// [`LossError`] when the targets do not fit the logits or an option is out of its range; or when
+/// MLX fails.
+pub fn cross_entropy(logits: &Array, targets: &Array, options: &CrossEntropy) -> Result<Loss> {
+    let &CrossEntropy { ignore_index, label_smoothing, z_loss } = options;
+    options.check()?;
+    check_targets("cross_entropy", logits, targets)?;
+    let logits = logits.as_dtype(Dtype::Float32)?;
+    let targets = targets.as_dtype(Dtype::Int32)?;
+    let mask = ignore_index.map(|ignored| targets.ne(Array::from_int(ignored))).transpose()?;
+    // An ignored index may lie outside of the classes, so another one is looked up in its place.
+    let classes = match &mask {
+        Some(mask) => select(mask, &targets, Array::from_int(0))?,
+        None => targets,
+    };
+
+    let log_z = logits.logsumexp_axis(-1, None)?; // (...)
+    let picked = logits.take_along_axis(classes.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
+    let mut each = if label_smoothing > 0.0 {
+        let picked = picked.multiply(Array::from_f32(1.0 - label_smoothing))?;
+        let mean = logits.mean_axis(-1, None)?.multiply(Array::from_f32(label_smoothing))?;
+        log_z.subtract(picked)?.subtract(mean)?
+    } else {
+        log_z.subtract(picked)?
+    };
+    if z_loss > 0.0 {
+        each = each.add(log_z.square()?.multiply(Array::from_f32(z_loss))?)?;
+    }
+    masked_mean(&each, mask.as_ref())
+}
+
+impl CrossEntropy {
+    fn check(&self) -> Result<()> {
+        let option = |option, value, range| {
+            Err(LossError::Option { name: "cross_entropy", option, value, range }.into())
+        };
+        if !(0.0..1.0).contains(&self.label_smoothing) {
+            return option("label_smoothing", self.label_smoothing, "in 0.0..1.0");
+        }
+        if !(0.0..f32::INFINITY).contains(&self.z_loss) {
+            return option("z_loss", self.z_loss, "finite and not negative");
+        }
+        Ok(())
+    }
+}
+
+/// The mean binary cross-entropy, in nats, of logits `(...)` against probabilities `(...)`.
+///
+/// `log(1 + exp(x)) - x * y` for each element, which is exact for logits of any size. Targets are 0
+/// or 1, or anything between, of any dtype, bool included.
+///
+/// # Errors
+/// [`LossError::Shapes`] when the shapes differ; or when MLX fails.
+pub fn binary_cross_entropy(logits: &Array, targets: &Array) -> Result<Loss> {
+    check_same_shape("binary_cross_entropy", logits, targets)?;
+    let logits = logits.as_dtype(Dtype::Float32)?;
+    let targets = targets.as_dtype(Dtype::Float32)?;
+    let softplus = logaddexp(Array::from_f32(0.0), &logits)?;
+    masked_mean(&softplus.subtract(logits.multiply(targets)?)?, None)
+}
+
+/// Checks that every target `(...)` is a class, `0 <= target < num_classes`, or `ignore_index`.
+///
+/// It reads the targets, so it waits for them: a check for loading data, not for a training step.
+///
+/// # Errors
+/// [`LossError::TargetDtype`] when the targets are not integers; [`LossError::TargetRange`] with the first target
+/// that is no class; or when MLX fails.
+pub fn validate_targets(
+    targets: &Array,
+    num_classes: usize,
+    ignore_index: Option<i32>,
+) -> Result<()> {
+    check_integer("validate_targets", targets)?;
+    // mlx-rs refuses to borrow an array without elements.
+    if targets.size() == 0 {
+        return Ok(());
+    }
+    let wide = targets.as_dtype(Dtype::Int64)?.contiguous()?;
+    let is_class = |target: i64| {
+        usize::try_from(target).is_ok_and(|target| target < num_classes)
+            || ignore_index.is_some_and(|ignored| i64::from(ignored) == target)
+    };
+    let values = wide.try_as_slice::<i64>()?;
+    let Some(mut flat) = values.iter().position(|&target| !is_class(target)) else {
+        return Ok(());
+    };
+    let target = values[flat];
+    let mut position = vec![0; targets.ndim()];
+    for (axis, &size) in targets.shape().iter().enumerate().rev() {
+        position[axis] = flat % size as usize;
+        flat /= size as usize;
+    }
+    Err(LossError::TargetRange { target, position, num_classes }.into())
+}
+
+/// The mean of `each` `(...)` over the elements that the mask, if any, keeps; 0 if it keeps none.
+pub(super) fn masked_mean(each: &Array, mask: Option<&Array>) -> Result<Loss> {
+    let Some(mask) = mask else {
+        let count = each.size();
+        let divisor = Array::from_f32(count.max(1) as f32);
+        return Ok(Loss::mean_over(sum_f32(each)?.divide(divisor)?, count));
+    };
+    let kept = select(mask, each, Array::from_f32(0.0))?;
+    let weight = sum_f32(mask)?;
+    let value = sum_f32(&kept)?.divide(maximum(&weight, Array::from_f32(1.0))?)?;
+    Ok(Loss::new(value, weight))
+}
+
+pub(super) fn check_targets(name: &'static str, logits: &Array, targets: &Array) -> Result<()> {
+    let fits = match logits.shape() {
+        [batch @ .., num_classes] => *num_classes > 0 && batch == targets.shape(),
+        [] => false,
+    };
+    if !fits {
+        let (logits, targets) = (logits.shape().to_vec(), targets.shape().to_vec());
+        return Err(LossError::Targets { name, logits, targets }.into());
+    }
+    check_integer(name, targets)
+}
+
+fn check_integer(name: &'static str, targets: &Array) -> Result<()> {
+    if is_integer(targets.dtype()) {
+        return Ok(());
+    }
+    Err(LossError::TargetDtype { name, dtype: targets.dtype() }.into())
+}

@@ -1,0 +1,28 @@
+//! Layers that mlx-rs lacks or gets wrong for training.
+//!
+//! | here | instead of mlx-rs's, because |
+//! | --- | --- |
+//! | [`Dropout`] | its masks come from global state, its f32 scale promotes bf16 |
+//! | [`Embedding`] | it panics on token ids that are not integers |
+//! | [`gelu`], [`silu`], … | they compile at each call (with g++ on a CPU), and gelu promotes bf16 |
+//! | [`Stack`], [`KvCache`], [`init`] | it has none |
+//!
+//! Its `Linear`, `RmsNorm`, `LayerNorm` and `Rope` agree with Python MLX and are re-exported.
+
+mod activation;
+mod dropout;
+mod embedding;
+mod error;
+pub mod init;
+mod kv_cache;
+mod stack;
+
+pub use activation::{gelu, gelu_approximate, relu, silu};
+pub use dropout::Dropout;
+pub use embedding::Embedding;
+pub use error::NnError;
+pub use kv_cache::{KvCache, LayerCache};
+pub use mlx_rs::nn::{
+    LayerNorm, LayerNormBuilder, Linear, LinearBuilder, RmsNorm, RmsNormBuilder, Rope, RopeBuilder,
+};
+pub use stack::Stack;

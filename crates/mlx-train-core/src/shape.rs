@@ -1,1 +1,0 @@
-//! Shape assertions with named axes.
