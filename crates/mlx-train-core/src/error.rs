@@ -35,6 +35,9 @@ pub enum Error {
     /// A loss refused what it was given.
     #[error(transparent)]
     Loss(#[from] crate::loss::LossError),
+    /// Text could not be generated.
+    #[error(transparent)]
+    Generate(#[from] crate::generate::GenerateError),
     /// Anything that has no room of its own, with its whole message.
     #[error("{0}")]
     Message(String),

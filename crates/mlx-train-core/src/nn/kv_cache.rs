@@ -3,7 +3,7 @@
 //! Shape letters: B batch, H key-value heads, T tokens, D head width.
 
 use super::NnError;
-use crate::{Array, Result};
+use crate::{Array, Result, ffi};
 use mlx_rs::ops::{
     concatenate,
     indexing::{TryIndexMutOp, TryIndexOp},
@@ -61,6 +61,15 @@ impl KvCache {
         let layer =
             self.layers.get_mut(index).ok_or(NnError::CacheLayer { layer: index, num_layers })?;
         Ok(LayerCache { layer, index, offset })
+    }
+
+    /// Computes all keys and values now, so that what they are computed from can be freed.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn eval(&self) -> Result<()> {
+        let buffers = self.layers.iter().filter_map(|layer| layer.buffers.as_ref());
+        ffi::eval(buffers.flat_map(|(keys, values)| [keys, values]))
     }
 
     /// Forgets the last `num_tokens` tokens, for example those of a draft that was rejected.
