@@ -14,6 +14,9 @@ pub enum Error {
     /// MLX refused an operation or failed in it.
     #[error("MLX: {}", first_line(.0.what()))]
     Mlx(Exception),
+    /// A config was refused, or its file could not be read or written.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
     /// An array cannot be read as a slice of the element type that was asked for.
     #[error("an array cannot be read as a slice")]
     AsSlice(#[from] AsSliceError),

@@ -37,6 +37,7 @@ pub use mlx_train_derive::ModuleParameters;
 /// What the macros of `mlx-train-derive` expand to; not part of the public API.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::config::private as config;
     pub use crate::parameters;
     pub use linkme;
     pub use mlx_rs;

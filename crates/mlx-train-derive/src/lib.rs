@@ -3,6 +3,7 @@
 //! They parse and expand, nothing else: what the expansions call lives in `mlx-train-core`.
 
 mod mistakes;
+mod model_config;
 mod module_parameters;
 mod root;
 
@@ -16,6 +17,25 @@ use proc_macro::TokenStream;
 #[proc_macro_derive(ModuleParameters, attributes(param))]
 pub fn module_parameters(item: TokenStream) -> TokenStream {
     expand(module_parameters::expand(item.into()))
+}
+
+/// Implements `ModelConfig` and `Default` for a struct, and makes an enum usable as its field.
+///
+/// | on | attribute | meaning |
+/// | --- | --- | --- |
+/// | struct | `validate = path` | `fn(&Self) -> Result<(), impl Display>`: a check across fields |
+/// | struct | `presets = path` | `fn() -> Vec<Preset<Self>>`: what `preset = "name"` in a file starts from |
+/// | field | `default = …` | its default; lists as `[1, 2]`, strings as `"x"` |
+/// | field | `range = …` | `1..`, `0.0..1.0`, `0..=10`, `..5`: the numbers that it, or its elements, may be |
+/// | variant | `default` | the variant of a generated `Default` |
+/// | field, variant | `rename = "…"` | its name in files; variants are in `snake_case` without |
+///
+/// Doc comments become the docs in schemas, help texts and generated files. Numbers, strings and
+/// paths need a `default`. An enum whose variants have (named) fields is a table with the name of the variant as
+/// its `kind`: `{ kind = "cosine", warmup = 100 }`. A config must not contain itself.
+#[proc_macro_derive(ModelConfig, attributes(config))]
+pub fn model_config(item: TokenStream) -> TokenStream {
+    expand(model_config::expand(item.into()))
 }
 
 fn expand(result: syn::Result<proc_macro2::TokenStream>) -> TokenStream {

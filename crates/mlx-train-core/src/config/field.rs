@@ -1,0 +1,296 @@
+//! The types that a field of a config may have, and how each is read and written.
+
+use super::{
+    node::{Kind, Node},
+    range::Numeric,
+    reader::Reader,
+    schema::FieldType,
+};
+use std::path::PathBuf;
+
+/// A type that a field of a config may have.
+///
+/// Integers up to 64 bits, `f32`, `f64`, `bool`, `String`, `PathBuf`; [`Option`], [`Vec`] and arrays of
+/// these; and what derives `ModelConfig`: structs, and enums, which need not be configs on their own.
+#[diagnostic::on_unimplemented(
+    message = "a config cannot have a field of type `{Self}`",
+    label = "not a type of a config field",
+    note = "fields are numbers, `bool`, `String`, `PathBuf`, `Option`, `Vec` or arrays of these, \
+            and your own structs and enums with `#[derive(ModelConfig)]`"
+)]
+pub trait ConfigField: Clone + Sized {
+    /// The type, for messages and schemas.
+    #[doc(hidden)]
+    fn field_type() -> FieldType;
+
+    /// The value as a tree.
+    #[doc(hidden)]
+    fn to_node(&self) -> Node;
+
+    /// Reads a value; tables take from `base` what `node` leaves out. Problems go to the `reader`,
+    /// and the value is `None` when there is nothing to go on with.
+    #[doc(hidden)]
+    fn read(node: &Node, base: Option<&Self>, reader: &mut Reader) -> Option<Self>;
+
+    /// Checks what a schema cannot say, in nested configs first.
+    #[doc(hidden)]
+    fn cross_check(&self, _reader: &mut Reader) {}
+}
+
+macro_rules! integers {
+    ($($type:ident)*) => {$(
+        // Lossless for all of them, but `usize` and `isize` have no `From` that says so.
+        #[allow(clippy::cast_lossless)]
+        impl ConfigField for $type {
+            fn field_type() -> FieldType {
+                FieldType::Integer {
+                    name: stringify!($type),
+                    min: $type::MIN as i128,
+                    max: $type::MAX as i128,
+                }
+            }
+
+            fn to_node(&self) -> Node {
+                Kind::Int(*self as i128).into()
+            }
+
+            fn read(node: &Node, _base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
+                let value = read_integer(node, &Self::field_type(), reader)?;
+                Self::try_from(value).ok()
+            }
+        }
+
+        impl Numeric for $type {}
+    )*};
+}
+
+integers! { i8 i16 i32 i64 isize u8 u16 u32 u64 usize }
+
+fn read_integer(node: &Node, ty: &FieldType, reader: &mut Reader) -> Option<i128> {
+    let FieldType::Integer { name, min, max } = *ty else { return None };
+    match node.kind {
+        Kind::Int(value) if (min..=max).contains(&value) => Some(value),
+        Kind::Int(value) => {
+            reader.refuse(node, &format!("is {value}, but must be from {min} to {max} ({name})"));
+            None
+        }
+        // Never rounded, not even where nothing would be lost: 1.5 must not depend on luck.
+        Kind::Float(value) if value.fract() == 0.0 && value.abs() < 1e15 => {
+            reader.refuse(
+                node,
+                &format!("is the float {value:?}, but must be an integer; write {value:.0}"),
+            );
+            None
+        }
+        _ => reader.refuse_type(node, ty),
+    }
+}
+
+impl ConfigField for f64 {
+    fn field_type() -> FieldType {
+        FieldType::Float { name: "f64" }
+    }
+
+    fn to_node(&self) -> Node {
+        Kind::Float(*self).into()
+    }
+
+    fn read(node: &Node, _base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
+        read_float(node, &Self::field_type(), reader)
+    }
+}
+
+impl ConfigField for f32 {
+    fn field_type() -> FieldType {
+        FieldType::Float { name: "f32" }
+    }
+
+    fn to_node(&self) -> Node {
+        Kind::Float(shortest(*self)).into()
+    }
+
+    fn read(node: &Node, _base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
+        let wide = read_float(node, &Self::field_type(), reader)?;
+        let narrow = wide as Self;
+        let lost = narrow.is_infinite() || (narrow == 0.0 && wide != 0.0);
+        if lost {
+            let size = if narrow == 0.0 { "small" } else { "large" };
+            reader.refuse(node, &format!("is {wide:?}, which is too {size} for an f32"));
+        }
+        (!lost).then_some(narrow)
+    }
+}
+
+impl Numeric for f64 {}
+impl Numeric for f32 {}
+
+/// The `f64` with the fewest digits that is `value` as an `f32`: files say 0.1, not 0.10000000149.
+fn shortest(value: f32) -> f64 {
+    match value.to_string().parse::<f64>() {
+        Ok(short) if (short as f32).to_bits() == value.to_bits() => short,
+        _ => value.into(),
+    }
+}
+
+fn read_float(node: &Node, ty: &FieldType, reader: &mut Reader) -> Option<f64> {
+    match node.kind {
+        Kind::Float(value) if value.is_finite() => Some(value),
+        Kind::Float(value) => {
+            reader.refuse(node, &format!("is {value}, but must be a finite number"));
+            None
+        }
+        Kind::Int(value) if value as f64 as i128 == value => Some(value as f64),
+        Kind::Int(value) => {
+            reader.refuse(
+                node,
+                &format!("is {value}, which no float equals; write it as {:?}", value as f64),
+            );
+            None
+        }
+        _ => reader.refuse_type(node, ty),
+    }
+}
+
+impl ConfigField for bool {
+    fn field_type() -> FieldType {
+        FieldType::Boolean
+    }
+
+    fn to_node(&self) -> Node {
+        Kind::Bool(*self).into()
+    }
+
+    fn read(node: &Node, _base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
+        match node.kind {
+            Kind::Bool(value) => Some(value),
+            _ => reader.refuse_type(node, &Self::field_type()),
+        }
+    }
+}
+
+impl ConfigField for String {
+    fn field_type() -> FieldType {
+        FieldType::String
+    }
+
+    fn to_node(&self) -> Node {
+        Node::string(self)
+    }
+
+    fn read(node: &Node, _base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
+        match node.text() {
+            Some(text) => Some(text.to_owned()),
+            None => reader.refuse_type(node, &Self::field_type()),
+        }
+    }
+}
+
+impl ConfigField for PathBuf {
+    fn field_type() -> FieldType {
+        FieldType::Path
+    }
+
+    fn to_node(&self) -> Node {
+        Node::string(&self.to_string_lossy())
+    }
+
+    fn read(node: &Node, _base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
+        match node.text() {
+            Some(text) => Some(text.into()),
+            None => reader.refuse_type(node, &Self::field_type()),
+        }
+    }
+
+    fn cross_check(&self, reader: &mut Reader) {
+        if self.to_str().is_none() {
+            reader.refuse_value(&format!(
+                "is the path {}, which is not UTF-8: rename it",
+                self.display()
+            ));
+        }
+    }
+}
+
+impl<T: ConfigField> ConfigField for Option<T> {
+    fn field_type() -> FieldType {
+        FieldType::Optional(Box::new(T::field_type()))
+    }
+
+    fn to_node(&self) -> Node {
+        self.as_ref().map_or_else(Node::default, T::to_node)
+    }
+
+    fn read(node: &Node, base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
+        match &node.kind {
+            Kind::Null => Some(None),
+            // TOML has no null. Where a string would be wrong anyway, this one stands for it.
+            Kind::String(text) if text == "null" && !T::field_type().takes_strings() => Some(None),
+            _ => T::read(node, base.and_then(Option::as_ref), reader).map(Some),
+        }
+    }
+
+    fn cross_check(&self, reader: &mut Reader) {
+        if let Some(value) = self {
+            value.cross_check(reader);
+        }
+    }
+}
+
+impl<T: ConfigField> ConfigField for Vec<T> {
+    fn field_type() -> FieldType {
+        FieldType::List(Box::new(T::field_type()))
+    }
+
+    fn to_node(&self) -> Node {
+        list_to_node(self)
+    }
+
+    fn read(node: &Node, _base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
+        match &node.kind {
+            Kind::List(items) => read_items(items, reader),
+            _ => reader.refuse_type(node, &Self::field_type()),
+        }
+    }
+
+    fn cross_check(&self, reader: &mut Reader) {
+        cross_check_items(self, reader);
+    }
+}
+
+impl<T: ConfigField, const N: usize> ConfigField for [T; N] {
+    fn field_type() -> FieldType {
+        FieldType::Array(Box::new(T::field_type()), N)
+    }
+
+    fn to_node(&self) -> Node {
+        list_to_node(self)
+    }
+
+    fn read(node: &Node, _base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
+        match &node.kind {
+            Kind::List(items) if items.len() == N => read_items(items, reader)?.try_into().ok(),
+            _ => reader.refuse_type(node, &Self::field_type()),
+        }
+    }
+
+    fn cross_check(&self, reader: &mut Reader) {
+        cross_check_items(self, reader);
+    }
+}
+
+fn list_to_node<T: ConfigField>(items: &[T]) -> Node {
+    Kind::List(items.iter().map(T::to_node).collect()).into()
+}
+
+/// All items or none: a list that is shorter than its source would be checked at wrong places.
+fn read_items<T: ConfigField>(items: &[Node], reader: &mut Reader) -> Option<Vec<T>> {
+    let read = |(index, item)| reader.at_index(index, |reader| T::read(item, None, reader));
+    let read: Vec<Option<T>> = items.iter().enumerate().map(read).collect();
+    read.into_iter().collect()
+}
+
+fn cross_check_items<T: ConfigField>(items: &[T], reader: &mut Reader) {
+    for (index, item) in items.iter().enumerate() {
+        reader.at_index(index, |reader| item.cross_check(reader));
+    }
+}
