@@ -35,6 +35,10 @@ enum Task {
     Demo(commands::demo::DemoArgs),
     /// Run every test, documentation examples included
     Test(commands::test::TestArgs),
+    /// Type-check the workspace for Apple silicon, on a Mac or on Debian
+    CheckMacos(commands::check_macos::CheckMacosArgs),
+    /// Build the documentation with warnings denied, and check the book
+    Docs(commands::docs::DocsArgs),
     /// Show what is found: MLX, backend, memory, BLAS and its speed, GPU, compilers
     Doctor,
     #[command(name = native::bindings::SUBCOMMAND, hide = true)]
@@ -47,6 +51,8 @@ fn main() -> ExitCode {
         Task::Setup(args) => commands::setup::run(&workspace, &args),
         Task::Demo(args) => commands::demo::run(&workspace, &args),
         Task::Test(args) => commands::test::run(&workspace, &args),
+        Task::CheckMacos(args) => commands::check_macos::run(&workspace, &args),
+        Task::Docs(args) => commands::docs::run(&workspace, &args),
         Task::Doctor => {
             commands::doctor::run(&workspace);
             Ok(())
@@ -81,7 +87,7 @@ mod tests {
     fn every_subcommand_parses_and_explains_itself() {
         Cli::command().debug_assert();
         let help = Cli::command().render_help().to_string();
-        for name in ["setup", "demo", "test", "doctor"] {
+        for name in ["setup", "demo", "test", "check-macos", "docs", "doctor"] {
             assert!(help.contains(name), "{help}");
         }
         assert!(!help.contains("generate-bindings"));

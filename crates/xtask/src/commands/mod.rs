@@ -1,6 +1,8 @@
 //! One module a subcommand.
 
+pub mod check_macos;
 pub mod demo;
+pub mod docs;
 pub mod doctor;
 pub mod setup;
 pub mod test;

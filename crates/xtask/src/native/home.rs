@@ -49,6 +49,11 @@ impl Home {
         self.path.join("wheels")
     }
 
+    /// Programs that `xtask docs` installs for itself.
+    pub fn tools(&self) -> PathBuf {
+        self.path.join("tools")
+    }
+
     /// Waits until no other set-up (and no left-over child of one) works in this folder.
     ///
     /// # Errors
