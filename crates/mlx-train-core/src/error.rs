@@ -32,6 +32,9 @@ pub enum Error {
     /// A dataset that cannot be read, or not used as it is.
     #[error(transparent)]
     Data(#[from] crate::data::DataError),
+    /// An array is not of the shape or dtype that an assertion says.
+    #[error(transparent)]
+    Shape(#[from] crate::shape::ShapeError),
     /// A layer refused what it was given.
     #[error(transparent)]
     Nn(#[from] crate::nn::NnError),

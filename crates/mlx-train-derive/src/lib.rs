@@ -2,6 +2,7 @@
 //!
 //! They parse and expand, nothing else: what the expansions call lives in `mlx-train-core`.
 
+mod assert_shape;
 mod mistakes;
 mod model_config;
 mod module_parameters;
@@ -36,6 +37,15 @@ pub fn module_parameters(item: TokenStream) -> TokenStream {
 #[proc_macro_derive(ModelConfig, attributes(config))]
 pub fn model_config(item: TokenStream) -> TokenStream {
     expand(model_config::expand(item.into()))
+}
+
+/// Checks the shapes of arrays and binds the names of their axes.
+///
+/// `assert_shape!(x, [batch, seq, {hidden_size}]);` or, for several arrays,
+/// `assert_shape!(x: [batch, seq], y: [batch]);`. It is documented where the engine re-exports it.
+#[proc_macro]
+pub fn assert_shape(input: TokenStream) -> TokenStream {
+    expand(assert_shape::expand(input.into()))
 }
 
 fn expand(result: syn::Result<proc_macro2::TokenStream>) -> TokenStream {
