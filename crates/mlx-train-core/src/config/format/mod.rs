@@ -2,6 +2,7 @@
 
 mod json;
 mod lines;
+mod quote;
 mod toml;
 mod yaml;
 

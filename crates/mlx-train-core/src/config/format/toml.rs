@@ -1,6 +1,6 @@
 //! TOML: read with the spans of the `toml` crate; written with the docs of the fields as comments.
 
-use super::{DEEPEST, SyntaxError, lines::Lines};
+use super::{DEEPEST, SyntaxError, lines::Lines, quote::quote};
 use crate::config::{
     ConfigError,
     node::{Entry, Kind, Node, Origin, Place},
@@ -171,7 +171,7 @@ impl Writer {
     ) -> Result<Option<String>, ConfigError> {
         Ok(Some(match (ty, value) {
             (FieldType::Optional(_), Value::Null) if default.is_null() => return Ok(None),
-            (FieldType::Optional(ty), Value::Null) if !ty.takes_strings() => string("null"),
+            (FieldType::Optional(ty), Value::Null) if !ty.takes_strings() => quote("null"),
             (_, Value::Null) => return Err(ConfigError::NoNull { path: self.path.join(".") }),
             (FieldType::Optional(ty), _) => return self.inline(ty, value, default),
             (FieldType::List(ty) | FieldType::Array(ty, _), Value::Array(items)) => {
@@ -183,7 +183,7 @@ impl Writer {
             (FieldType::Enum(schema), Value::Object(_)) => {
                 self.inline_variant(schema, value, default)?
             }
-            (_, Value::String(text)) => string(text),
+            (_, Value::String(text)) => quote(text),
             (_, Value::Number(number)) if number.is_f64() => {
                 format!("{:?}", number.as_f64().unwrap_or_default())
             }
@@ -221,7 +221,7 @@ impl Writer {
         default: &Value,
     ) -> Result<String, ConfigError> {
         let mut pairs: Vec<String> =
-            tag.map(|tag| format!("{TAG} = {}", string(tag))).into_iter().collect();
+            tag.map(|tag| format!("{TAG} = {}", quote(tag))).into_iter().collect();
         for field in fields {
             let inline = self.inline(&field.ty, &value[field.name], default_of(field, default))?;
             pairs.extend(inline.map(|text| format!("{} = {text}", key(field.name))));
@@ -247,14 +247,10 @@ fn default_of<'a>(field: &'a FieldSchema, default: &'a Value) -> &'a Value {
     default.get(field.name).unwrap_or(&field.default)
 }
 
-fn string(text: &str) -> String {
-    toml::Value::from(text).to_string()
-}
-
 /// A key, in quotes where it needs them.
 fn key(name: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    if !name.is_empty() && name.bytes().all(bare) { name.to_owned() } else { string(name) }
+    if !name.is_empty() && name.bytes().all(bare) { name.to_owned() } else { quote(name) }
 }
 
 fn write_comment(out: &mut String, text: &str) {

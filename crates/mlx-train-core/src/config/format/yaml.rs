@@ -2,7 +2,7 @@
 //!
 //! How plain scalars are resolved: <https://yaml.org/spec/1.2.2/#103-core-schema>.
 
-use super::{DEEPEST, SyntaxError};
+use super::{DEEPEST, SyntaxError, quote::quote};
 use crate::config::node::{Entry, Kind, Node, Origin, Place};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, StrInput};
 use serde_json::Value;
@@ -166,26 +166,28 @@ fn write_block(value: &Value, indent: usize, out: &mut String) {
         Value::Object(map) => {
             for (name, value) in map {
                 let _ = write!(out, "{pad}{}:", string(name));
-                write_after(value, indent, out);
+                if is_block(value) {
+                    out.push('\n');
+                    write_block(value, indent + 1, out);
+                } else {
+                    let _ = writeln!(out, " {}", inline(value));
+                }
             }
         }
         Value::Array(items) => {
             for item in items {
-                let _ = write!(out, "{pad}-");
-                write_after(item, indent, out);
+                let _ = write!(out, "{pad}- ");
+                if is_block(item) {
+                    // The dash takes the place of the indent of the first member.
+                    let mut block = String::new();
+                    write_block(item, indent + 1, &mut block);
+                    out.push_str(block.trim_start_matches(' '));
+                } else {
+                    let _ = writeln!(out, "{}", inline(item));
+                }
             }
         }
         _ => {}
-    }
-}
-
-/// What follows `key:` or `-`.
-fn write_after(value: &Value, indent: usize, out: &mut String) {
-    if is_block(value) {
-        out.push('\n');
-        write_block(value, indent + 1, out);
-    } else {
-        let _ = writeln!(out, " {}", inline(value));
     }
 }
 
@@ -219,26 +221,5 @@ fn string(text: &str) -> String {
     if word && matches!(resolve(text), Kind::String(_)) {
         return text.to_owned();
     }
-    let mut quoted = String::from('"');
-    for character in text.chars() {
-        match character {
-            '"' => quoted.push_str("\\\""),
-            '\\' => quoted.push_str("\\\\"),
-            '\n' => quoted.push_str("\\n"),
-            '\t' => quoted.push_str("\\t"),
-            '\r' => quoted.push_str("\\r"),
-            c if needs_escape(c) => {
-                let _ = write!(quoted, "\\U{:08x}", u32::from(c));
-            }
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
-/// Not printable in YAML, or a line break to some readers.
-fn needs_escape(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+    quote(text)
 }
