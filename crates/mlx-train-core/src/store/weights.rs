@@ -15,7 +15,7 @@ use std::{
 
 /// Saves every parameter of a model to a safetensors file, whole or not at all.
 ///
-/// The keys are the parameters' names. Weight matrices are `(out, in)`, as torch keeps them, so
+/// The keys are the parameters' names. Weight matrices are `(out, in)`, as PyTorch keeps them, so
 /// the file carries the metadata `format = "pt"`, without which Hugging Face's loaders refuse it.
 ///
 /// ```no_run

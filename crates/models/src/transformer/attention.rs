@@ -1,0 +1,81 @@
+//! Causal self-attention with rotary positions and grouped keys and values.
+//!
+//! Rotary positions: arXiv:2104.09864, section 3.2, in Hugging Face's layout (the halves of a head
+//! are rotated against each other). Grouped queries: arXiv:2305.13245. MLX's fused kernel reads the
+//! K key heads for H query heads without copying them, and takes the softmax in f32.
+//! Shape letters as in the [module above](super).
+
+use super::{TransformerConfig, init};
+use mlx_rs::{
+    Array,
+    fast::{ScaledDotProductAttentionMask::Causal, rope, scaled_dot_product_attention},
+    module::Module,
+};
+use mlx_train_core::{
+    Result, assert_shape,
+    nn::{LayerCache, Linear},
+};
+use mlx_train_derive::ModuleParameters;
+
+/// Causal self-attention: `(B, T, C)` in and out, in the wider of the input's and weights' dtypes.
+#[derive(Debug, Clone, ModuleParameters)]
+pub struct Attention {
+    #[param]
+    q_proj: Linear,
+    #[param]
+    k_proj: Linear,
+    #[param]
+    v_proj: Linear,
+    #[param]
+    o_proj: Linear,
+    hidden_size: i32,
+    head_dim: i32,
+    rope_theta: f32,
+}
+
+impl Attention {
+    /// Draws f32 weights, normal with standard deviation 0.02, smaller in `o_proj`.
+    ///
+    /// # Errors
+    /// When the config's heads do not fit together, or MLX fails.
+    pub fn new(config: &TransformerConfig) -> Result<Self> {
+        let head_dim = config.head_dim()?;
+        let (hidden_size, kv_size) = (config.hidden_size, config.num_kv_heads()? * head_dim);
+        Ok(Self {
+            q_proj: init::linear(hidden_size, hidden_size)?,
+            k_proj: init::linear(hidden_size, kv_size)?,
+            v_proj: init::linear(hidden_size, kv_size)?,
+            o_proj: init::residual_linear(hidden_size, hidden_size, config.num_layers)?,
+            hidden_size,
+            head_dim,
+            rope_theta: config.rope_theta,
+        })
+    }
+
+    /// Attends from each token of `x` `(B, T, C)` to itself, earlier ones, and those in `cache`.
+    ///
+    /// # Errors
+    /// When `x` has another size than the weights or does not continue the cache, or MLX fails.
+    pub fn forward(&mut self, x: &Array, cache: Option<LayerCache<'_>>) -> Result<Array> {
+        assert_shape!(x, [batch, tokens, self.hidden_size]);
+        // The layout that the kernels read; B, T and D are known, so -1 is the number of heads.
+        let heads = |x: Array| -> Result<Array> {
+            Ok(x.reshape(&[batch, tokens, -1, self.head_dim])?.transpose_axes(&[0, 2, 1, 3])?)
+        };
+        let q = heads(self.q_proj.forward(x)?)?; // (B, H, T, D)
+        let k = heads(self.k_proj.forward(x)?)?; // (B, K, T, D)
+        let v = heads(self.v_proj.forward(x)?)?;
+        let offset = cache.as_ref().map_or(0, LayerCache::offset);
+        let rotate = |x| rope(x, self.head_dim, false, self.rope_theta, 1.0, offset, None);
+        let (q, k) = (rotate(q)?, rotate(k)?);
+        let (k, v) = match cache {
+            Some(mut cache) => cache.update(&k, &v)?, // (B, K, offset + T, D)
+            None => (k, v),
+        };
+        // 1/sqrt(D) keeps the variance of the scores independent of the head's width.
+        let scale = (self.head_dim as f32).sqrt().recip();
+        let mixed = scaled_dot_product_attention(q, k, v, scale, Causal, None)?;
+        let mixed = mixed.transpose_axes(&[0, 2, 1, 3])?.reshape(x.shape())?; // (B, T, C)
+        Ok(self.o_proj.forward(&mixed)?)
+    }
+}

@@ -1,0 +1,63 @@
+//! One decoder block: RMSNorm then attention, RMSNorm then SwiGLU, both added to their input.
+//!
+//! LLaMA (arXiv:2302.13971, section 2.2); RMSNorm from arXiv:1910.07467, before each part as in
+//! GPT-3. Shape letters as in the [module above](super).
+
+use super::{Attention, FeedForward, TransformerConfig, init::rms_norm};
+use mlx_rs::{Array, module::Module};
+use mlx_train_core::{
+    Result,
+    nn::{Dropout, LayerCache, RmsNorm},
+};
+use mlx_train_derive::ModuleParameters;
+
+/// Pre-norm block: `(B, T, C)` in and out, in the wider of the input's and weights' dtypes.
+///
+/// ```
+/// # use mlx_train_core::Array;
+/// # use mlx_train_models::transformer::{Block, TransformerConfig};
+/// let config = TransformerConfig { hidden_size: 8, num_heads: 2, ..Default::default() };
+/// let x = Array::from_slice(&[0.5_f32; 32], &[1, 4, 8]);
+/// assert_eq!(Block::new(&config)?.forward(&x, None)?.shape(), [1, 4, 8]);
+/// # Ok::<(), mlx_train_core::Error>(())
+/// ```
+#[derive(Debug, Clone, ModuleParameters)]
+pub struct Block {
+    // Field names are checkpoint keys, Hugging Face Llama's: renaming one breaks every saved file.
+    #[param]
+    self_attn: Attention,
+    #[param]
+    mlp: FeedForward,
+    #[param]
+    input_layernorm: RmsNorm,
+    #[param]
+    post_attention_layernorm: RmsNorm,
+    dropout: Dropout,
+}
+
+impl Block {
+    /// Draws f32 weights; norms start at one.
+    ///
+    /// # Errors
+    /// When the config's sizes do not fit together, or MLX fails.
+    pub fn new(config: &TransformerConfig) -> Result<Self> {
+        Ok(Self {
+            self_attn: Attention::new(config)?,
+            mlp: FeedForward::new(config)?,
+            input_layernorm: rms_norm(config)?,
+            post_attention_layernorm: rms_norm(config)?,
+            dropout: Dropout::new(config.dropout)?,
+        })
+    }
+
+    /// Transforms `x` `(B, T, C)`, which the tokens in `cache` precede, if there is one.
+    ///
+    /// # Errors
+    /// When `x` has another size than the weights or does not continue the cache, or MLX fails.
+    pub fn forward(&mut self, x: &Array, cache: Option<LayerCache<'_>>) -> Result<Array> {
+        let mixed = self.self_attn.forward(&self.input_layernorm.forward(x)?, cache)?;
+        let x = x.add(self.dropout.forward(&mixed)?)?;
+        let mixed = self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?;
+        Ok(x.add(self.dropout.forward(&mixed)?)?)
+    }
+}

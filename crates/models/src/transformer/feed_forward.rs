@@ -1,0 +1,48 @@
+//! The gated feed-forward part of a block, SwiGLU.
+//!
+//! `down(silu(gate(x)) * up(x))` with `silu(x) = x * sigmoid(x)`: Shazeer, arXiv:2002.05202, section 2.
+//! Shape letters as in the [module above](super).
+
+use super::{TransformerConfig, init};
+use mlx_rs::{Array, module::Module};
+use mlx_train_core::{
+    Result,
+    nn::{Linear, silu},
+};
+use mlx_train_derive::ModuleParameters;
+
+/// SwiGLU: `(B, T, C)` in and out through width F, in the wider of the input's and weights' dtypes.
+#[derive(Debug, Clone, ModuleParameters)]
+#[allow(clippy::struct_field_names)] // they are checkpoint keys
+pub struct FeedForward {
+    #[param]
+    gate_proj: Linear,
+    #[param]
+    up_proj: Linear,
+    #[param]
+    down_proj: Linear,
+}
+
+impl FeedForward {
+    /// Draws f32 weights, normal with standard deviation 0.02, smaller in `down_proj`.
+    ///
+    /// # Errors
+    /// When the config's sizes are out of range, or MLX fails.
+    pub fn new(config: &TransformerConfig) -> Result<Self> {
+        let (hidden_size, intermediate_size) = (config.hidden_size, config.intermediate_size()?);
+        Ok(Self {
+            gate_proj: init::linear(hidden_size, intermediate_size)?,
+            up_proj: init::linear(hidden_size, intermediate_size)?,
+            down_proj: init::residual_linear(intermediate_size, hidden_size, config.num_layers)?,
+        })
+    }
+
+    /// Mixes the features of each token of `x` `(B, T, C)`.
+    ///
+    /// # Errors
+    /// When `x` has another size than the weights, or MLX fails.
+    pub fn forward(&mut self, x: &Array) -> Result<Array> {
+        let gate = silu(&self.gate_proj.forward(x)?)?; // (B, T, F)
+        Ok(self.down_proj.forward(&gate.multiply(self.up_proj.forward(x)?)?)?)
+    }
+}

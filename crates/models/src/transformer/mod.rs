@@ -1,0 +1,172 @@
+//! A decoder-only language model of the Llama family.
+//!
+//! LLaMA (arXiv:2302.13971, section 2.2): tokens become vectors, pass through blocks of causal
+//! attention with rotary positions and a gated feed-forward part, each behind an RMSNorm and added
+//! to its input, and a last norm and projection give the logits of the next token.
+//!
+//! Parameters have the names and layouts of Hugging Face's Llama (`model.layers.0.self_attn.q_proj.weight`),
+//! so weights move to and from other tools; `rotary_emb.inv_freq`, which old files hold, is computed here.
+//!
+//! Shape letters: B batch, T tokens, V `vocab_size`, C `hidden_size`, H `num_heads`, K `num_kv_heads`,
+//! D head size = C / H, F `intermediate_size`.
+
+mod attention;
+mod block;
+mod config;
+mod feed_forward;
+mod init;
+mod presets;
+
+pub use attention::Attention;
+pub use block::Block;
+pub use config::TransformerConfig;
+pub use feed_forward::FeedForward;
+
+use mlx_rs::{Array, module::Module};
+use mlx_train_core::{
+    Error, Result, assert_shape,
+    config::ModelConfig,
+    generate::LanguageModel,
+    loss::{CrossEntropy, cross_entropy},
+    model::{BaseModel, FromConfig, Loss},
+    nn::{Dropout, Embedding, KvCache, Linear, RmsNorm, Stack},
+};
+use mlx_train_derive::ModuleParameters;
+
+/// The target of padding.
+const IGNORED: i32 = -100;
+
+/// Decoder-only transformer of the Llama family: tokens `(B, T)` to next-token logits `(B, T, V)`.
+///
+/// Dropout follows the embedding and both parts of each block, as in GPT-2 (Radford et al. 2019); it is active
+/// in an [`rng::scope`](mlx_train_core::rng::scope) only. Norms, softmax and loss are computed in
+/// f32 whatever the weights' dtype.
+///
+/// ```
+/// # use mlx_train_core::{Array, model::{BaseModel, FromConfig}};
+/// # use mlx_train_models::transformer::{Transformer, TransformerConfig};
+/// let config = TransformerConfig {
+///     vocab_size: 16, hidden_size: 8, num_layers: 1, num_heads: 2, ..Default::default()
+/// };
+/// let tokens = Array::from_slice(&[1, 2, 3], &[1, 3]);
+/// assert_eq!(Transformer::from_config(&config)?.forward(&tokens)?.shape(), [1, 3, 16]);
+/// # Ok::<(), mlx_train_core::Error>(())
+/// ```
+#[derive(Debug, Clone, ModuleParameters)]
+pub struct Transformer {
+    #[param]
+    model: Decoder,
+    /// Absent when the embedding is also the projection.
+    #[param]
+    lm_head: Option<Linear>,
+    config: TransformerConfig,
+}
+
+/// All but the projection to the vocabulary; Hugging Face's `model`.
+#[derive(Debug, Clone, ModuleParameters)]
+struct Decoder {
+    #[param]
+    embed_tokens: Embedding,
+    #[param]
+    layers: Stack<Block>,
+    #[param]
+    norm: RmsNorm,
+    dropout: Dropout,
+}
+
+impl Transformer {
+    /// The sizes and options that the model was built with.
+    pub fn config(&self) -> &TransformerConfig {
+        &self.config
+    }
+
+    /// Tokens `(B, T)` to logits `(B, T, V)`, after those that `cache` holds.
+    fn run(&mut self, tokens: &Array, mut cache: Option<&mut KvCache>) -> Result<Array> {
+        self.check_room(tokens, cache.as_ref().map_or(0, |cache| cache.offset()))?;
+        let embedded = self.model.embed_tokens.forward(tokens)?; // (B, T, C)
+        let x = self.model.dropout.forward(&embedded)?;
+        let x = self.model.layers.forward(x, |block, index, x| {
+            let cache = cache.as_mut().map(|cache| cache.layer(index)).transpose()?;
+            block.forward(&x, cache)
+        })?;
+        let x = self.model.norm.forward(&x)?;
+        match &mut self.lm_head {
+            Some(lm_head) => Ok(lm_head.forward(&x)?), // (B, T, V)
+            None => self.model.embed_tokens.as_linear(&x),
+        }
+    }
+
+    /// Refuses tokens that are not `(B, T)` or would leave the context.
+    fn check_room(&self, tokens: &Array, offset: i32) -> Result<()> {
+        assert_shape!(tokens, [_, num_tokens]);
+        let max_seq_len = self.config.max_seq_len;
+        if num_tokens > max_seq_len - offset {
+            return Err(Error::message(format!(
+                "{num_tokens} tokens after {offset} exceed max_seq_len = {max_seq_len}; pass fewer, \
+                 or build the model with a larger max_seq_len"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl FromConfig for Transformer {
+    type Config = TransformerConfig;
+
+    fn from_config(config: &TransformerConfig) -> Result<Self> {
+        config.validate()?;
+        let blocks = (0..config.num_layers).map(|_| Block::new(config));
+        let model = Decoder {
+            embed_tokens: init::embedding(config.vocab_size, config.hidden_size)?,
+            layers: blocks.collect::<Result<_>>()?,
+            norm: init::rms_norm(config)?,
+            dropout: Dropout::new(config.dropout)?,
+        };
+        let lm_head = (!config.tie_word_embeddings)
+            .then(|| init::linear(config.hidden_size, config.vocab_size))
+            .transpose()?;
+        Ok(Self { model, lm_head, config: config.clone() })
+    }
+}
+
+impl BaseModel for Transformer {
+    /// Tokens `(B, T)`, integers, to logits `(B, T, V)` in the weights' dtype.
+    fn forward(&mut self, x: &Array) -> Result<Array> {
+        self.run(x, None)
+    }
+
+    /// Cross-entropy, in nats, of the tokens `y` `(B, T)` that follow those in `x` `(B, T)`.
+    ///
+    /// Targets of -100 count for nothing, as in Hugging Face's loaders.
+    fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
+        assert_shape!(x: [batch, tokens], y: [batch, tokens]);
+        let options = CrossEntropy {
+            ignore_index: Some(IGNORED),
+            label_smoothing: self.config.label_smoothing,
+            ..Default::default()
+        };
+        cross_entropy(&self.forward(x)?, y, &options)
+    }
+
+    fn as_language_model(&mut self) -> Option<&mut dyn LanguageModel> {
+        Some(self)
+    }
+}
+
+impl LanguageModel for Transformer {
+    fn logits(&mut self, tokens: &Array, cache: &mut KvCache) -> Result<Array> {
+        self.run(tokens, Some(cache))
+    }
+
+    fn new_cache(&self) -> KvCache {
+        KvCache::new(self.config.num_layers)
+    }
+
+    fn context_length(&self) -> usize {
+        self.config.max_seq_len as usize
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size as usize
+    }
+}
