@@ -44,6 +44,9 @@ pub enum Error {
     /// Text could not be generated.
     #[error(transparent)]
     Generate(#[from] crate::generate::GenerateError),
+    /// A training run that cannot start or go on.
+    #[error(transparent)]
+    Train(#[from] crate::train::TrainError),
     /// Anything that has no room of its own, with its whole message.
     #[error("{0}")]
     Message(String),

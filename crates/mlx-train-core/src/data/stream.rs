@@ -28,6 +28,11 @@ impl<D: Dataset> Stream<D> {
         Ok(Self { dataset, seed, position: 0 })
     }
 
+    /// The dataset that the rows come from.
+    pub fn dataset(&self) -> &D {
+        &self.dataset
+    }
+
     /// How many rows were taken since the start of the first epoch.
     pub fn position(&self) -> u64 {
         self.position

@@ -1,7 +1,7 @@
 //! Learning rates over time: pure functions from a step to a number.
 
 use super::OptimError;
-use crate::Result;
+use crate::{Result, config::ModelConfig};
 use std::f64::consts::PI;
 
 /// A learning rate for every step.
@@ -52,7 +52,7 @@ pub enum Schedule {
 }
 
 /// What the learning rate does after its warm-up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ModelConfig)]
 pub enum Decay {
     /// It stays.
     Constant,

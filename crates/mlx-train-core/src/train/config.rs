@@ -1,0 +1,100 @@
+//! The settings of a training run.
+
+use crate::{
+    Result,
+    config::ModelConfig,
+    optim::{AdamW, Decay, Schedule},
+};
+
+/// How a model is trained: the `[train]` section of a config file.
+#[derive(Debug, Clone, PartialEq, ModelConfig)]
+#[config(validate = Self::check)]
+pub struct TrainConfig {
+    /// How many times the parameters are updated.
+    #[config(default = 1000, range = 1..)]
+    pub steps: u64,
+    /// How many rows one micro-batch has; a step sees this times `accumulation`.
+    #[config(default = 32, range = 1..)]
+    pub batch_size: usize,
+    /// How many micro-batches make one step. More of them take time, not memory.
+    #[config(default = 1, range = 1..)]
+    pub accumulation: usize,
+    /// The highest learning rate.
+    #[config(default = 1e-3, range = 0.0..)]
+    pub learning_rate: f64,
+    /// In how many steps the learning rate rises from 0.
+    #[config(default = 0, range = 0..)]
+    pub warmup_steps: u64,
+    /// What the learning rate does after that.
+    pub schedule: Decay,
+    /// The learning rate at the end, unless it is constant.
+    #[config(default = 0.0, range = 0.0..)]
+    pub final_learning_rate: f64,
+    /// The decoupled weight decay of matrices.
+    #[config(default = 0.01, range = 0.0..)]
+    pub weight_decay: f64,
+    /// How much of the running mean of the gradient a step keeps.
+    #[config(default = 0.9, range = 0.0..1.0)]
+    pub beta1: f64,
+    /// How much of the running mean of the squared gradient a step keeps.
+    #[config(default = 0.999, range = 0.0..1.0)]
+    pub beta2: f64,
+    /// What is added to the root of the second moment.
+    #[config(default = 1e-8, range = 1e-30..1.0)]
+    pub epsilon: f64,
+    /// The global norm that gradients are clipped to; null leaves them as they are.
+    #[config(default = 1.0, range = 1e-30..)]
+    pub max_grad_norm: Option<f64>,
+    /// From which all randomness of the run follows.
+    #[config(default = 0)]
+    pub seed: u64,
+    /// After how many steps numbers are read and reported.
+    #[config(default = 10, range = 1..)]
+    pub log_every: u64,
+    /// After how many steps the held-out data is evaluated; 0 is at the end alone.
+    #[config(default = 0)]
+    pub eval_every: u64,
+}
+
+impl TrainConfig {
+    /// The learning rate over the steps of the run.
+    ///
+    /// # Errors
+    /// [`crate::optim::OptimError`] when the rates are out of range.
+    pub fn learning_rates(&self) -> Result<Schedule> {
+        Schedule::new(
+            self.schedule,
+            self.learning_rate,
+            self.final_learning_rate,
+            self.warmup_steps,
+            self.steps,
+        )
+    }
+
+    /// The optimizer that the settings describe.
+    ///
+    /// # Errors
+    /// [`crate::optim::OptimError`] when a setting is out of range.
+    pub fn adamw(&self) -> Result<AdamW> {
+        AdamW::default()
+            .betas(self.beta1, self.beta2)?
+            .epsilon(self.epsilon)?
+            .weight_decay(self.weight_decay)
+    }
+
+    /// What no field can check alone.
+    fn check(&self) -> Result<(), String> {
+        let &Self { learning_rate, final_learning_rate, steps, warmup_steps, .. } = self;
+        if final_learning_rate > learning_rate {
+            return Err(format!(
+                "final_learning_rate ({final_learning_rate}) must not be above learning_rate ({learning_rate})"
+            ));
+        }
+        if warmup_steps > steps {
+            return Err(format!(
+                "warmup_steps ({warmup_steps}) must not be above steps ({steps}), or the learning rate never arrives"
+            ));
+        }
+        Ok(())
+    }
+}

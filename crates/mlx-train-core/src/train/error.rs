@@ -1,0 +1,52 @@
+//! Why a training run cannot start, or stops.
+
+use std::path::PathBuf;
+
+/// A training run that cannot start or go on.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// There is nothing to update.
+    #[error("the model has no parameter that is trainable: unfreeze what should learn")]
+    NothingToTrain,
+    /// A parameter of the run is not in the model.
+    #[error(
+        "the model has no parameter `{name}`, which this run trains: use the model that the run was started with, \
+         and freeze nothing while it runs"
+    )]
+    MissingParameter {
+        /// The name in weight files.
+        name: String,
+    },
+    /// A step without data.
+    #[error("a training step got no micro-batch: give it at least one")]
+    NoBatch,
+    /// The numbers are no longer numbers.
+    #[error(
+        "training diverged: step {step} has loss {loss} and gradient norm {grad_norm} at learning rate \
+         {learning_rate:e}; lower the learning rate, use a longer warm-up or clip gradients, and check the data"
+    )]
+    NotFinite {
+        /// The step, counted from 1.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// The norm of its gradients before clipping.
+        grad_norm: f64,
+        /// Its learning rate.
+        learning_rate: f64,
+    },
+    /// An evaluation over no target.
+    #[error(
+        "the held-out data has no target that counts: give data whose targets are not all masked"
+    )]
+    NothingEvaluated,
+    /// A curve that cannot be drawn.
+    #[error("cannot draw the curve {}: {problem}", path.display())]
+    Curve {
+        /// The file that was to be written.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+}

@@ -1,0 +1,41 @@
+//! The parameters of a model as a list in a fixed order.
+
+use super::TrainError;
+use crate::Result;
+use mlx_rs::{Array, module::ModuleParameters};
+use std::rc::Rc;
+
+/// The names of the parameters that are not frozen, in natural order (`layers.2` before `layers.10`).
+pub(super) fn trainable_names<M: ModuleParameters + ?Sized>(model: &M) -> Vec<Rc<str>> {
+    let mut names: Vec<_> = model.trainable_parameters().flatten().into_keys().collect();
+    names.sort_unstable_by(|a, b| natord::compare(a, b).then_with(|| a.cmp(b)));
+    names
+}
+
+/// The values of these parameters.
+pub(super) fn get<M: ModuleParameters + ?Sized>(
+    model: &M,
+    names: &[Rc<str>],
+) -> Result<Vec<Array>> {
+    let parameters = model.parameters().flatten();
+    let value = |name| parameters.get(name).map(|&value| value.clone());
+    names.iter().map(|name| value(name).ok_or_else(|| missing(name))).collect()
+}
+
+/// Puts values in the place of these parameters.
+pub(super) fn set<M: ModuleParameters + ?Sized>(
+    model: &mut M,
+    names: &[Rc<str>],
+    values: &[Array],
+) -> Result<()> {
+    let mut parameters = model.parameters_mut().flatten();
+    for (name, value) in names.iter().zip(values) {
+        let parameter = parameters.get_mut(name).ok_or_else(|| missing(name))?;
+        **parameter = value.clone();
+    }
+    Ok(())
+}
+
+fn missing(name: &Rc<str>) -> crate::Error {
+    TrainError::MissingParameter { name: name.to_string() }.into()
+}

@@ -1,0 +1,206 @@
+//! One training step: gradients of the loss, clipping, the optimizer's update.
+
+use super::{TrainError, parameters};
+use crate::{
+    Error, Result,
+    data::Batch,
+    ffi,
+    model::{BaseModel, Loss},
+    optim::{self, Optimizer, OptimizerState, Parameter},
+    rng,
+};
+use mlx_rs::{Array, Dtype, ops::maximum};
+use std::rc::Rc;
+
+/// What a run carries from one step to the next, besides the model's parameters.
+#[derive(Debug, Clone)]
+pub struct TrainState {
+    step: u64,
+    names: Vec<Rc<str>>,
+    optimizer: OptimizerState,
+    key: Array,
+}
+
+impl TrainState {
+    /// The state before the first step. It trains the parameters that are not frozen now.
+    ///
+    /// # Errors
+    /// [`TrainError::NothingToTrain`] when all are frozen; when MLX fails.
+    pub fn new<M>(model: &M, optimizer: &dyn Optimizer, seed: u64) -> Result<Self>
+    where
+        M: BaseModel + ?Sized,
+    {
+        let names = parameters::trainable_names(model);
+        if names.is_empty() {
+            return Err(TrainError::NothingToTrain.into());
+        }
+        let values = parameters::get(model, &names)?;
+        let parameters = names.iter().zip(&values).map(|(name, value)| Parameter { name, value });
+        let optimizer = OptimizerState::new(optimizer, parameters)?;
+        Ok(Self { step: 0, names, optimizer, key: rng::key(seed)? })
+    }
+
+    /// How many steps were taken.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// The names of the parameters that are trained, in natural order.
+    pub fn parameter_names(&self) -> &[Rc<str>] {
+        &self.names
+    }
+
+    /// The state of the optimizer.
+    pub fn optimizer(&self) -> &OptimizerState {
+        &self.optimizer
+    }
+
+    /// The random key `(2,)` uint32 from which the draws of the next step come.
+    pub fn key(&self) -> &Array {
+        &self.key
+    }
+}
+
+/// What a step leaves for a report; the arrays are evaluated, and reading them costs little.
+#[derive(Debug, Clone)]
+pub struct StepOutput {
+    /// The loss before the update, averaged over all micro-batches by weight.
+    pub loss: Loss,
+    /// The global norm of the gradients before clipping: a scalar `()` f32.
+    pub grad_norm: Array,
+}
+
+/// Updates the model once, with the gradient of the mean loss over all micro-batches.
+///
+/// The mean is by [`Loss::weight`]: unequal micro-batches give the update of one large batch. Each
+/// micro-batch is computed before the next, so that memory does not grow with their number. Draws
+/// (dropout) come from the state's key, which moves on. Arrays are computed at the end of the step, and
+/// nothing is read back. When the step fails, model and state are as they were before.
+///
+/// `max_grad_norm` clips as [`optim::clip_grad_norm`] does.
+///
+/// # Errors
+/// [`TrainError::NoBatch`] without a micro-batch; [`TrainError::MissingParameter`] when the model is
+/// not that of the state; what the model, the optimizer and the batches return.
+pub fn train_step<M>(
+    model: &mut M,
+    state: &mut TrainState,
+    optimizer: &dyn Optimizer,
+    micro_batches: impl IntoIterator<Item = Result<Batch>>,
+    learning_rate: f64,
+    max_grad_norm: Option<f64>,
+) -> Result<StepOutput>
+where
+    M: BaseModel + ?Sized,
+{
+    let from = parameters::get(model, &state.names)?;
+    let result =
+        step_from(&from, model, state, optimizer, micro_batches, learning_rate, max_grad_norm);
+    if result.is_err() {
+        // The model may hold half of the update, or values of a trace that is over.
+        parameters::set(model, &state.names, &from)?;
+    }
+    result
+}
+
+/// [`train_step`] with the parameters that it starts `from`.
+fn step_from<M>(
+    from: &[Array],
+    model: &mut M,
+    state: &mut TrainState,
+    optimizer: &dyn Optimizer,
+    micro_batches: impl IntoIterator<Item = Result<Batch>>,
+    learning_rate: f64,
+    max_grad_norm: Option<f64>,
+) -> Result<StepOutput>
+where
+    M: BaseModel + ?Sized,
+{
+    let (next_key, mut key) = rng::split(&state.key)?;
+    let mut mean: Option<Gradients> = None;
+    for batch in micro_batches {
+        let draws;
+        (key, draws) = rng::split(&key)?;
+        let gradients = Gradients::of(model, &state.names, from, &batch?, &draws)?;
+        mean = Some(match mean.take() {
+            None => gradients,
+            Some(mean) => mean.merge(&gradients)?,
+        });
+    }
+    let Gradients { loss, arrays } = mean.ok_or(TrainError::NoBatch)?;
+
+    let (arrays, grad_norm) = if let Some(max_norm) = max_grad_norm {
+        optim::clip_grad_norm(&arrays, max_norm)?
+    } else {
+        let norm = optim::grad_norm(&arrays)?;
+        (arrays, norm)
+    };
+    let step = state.step + 1;
+    let (updated, optimizer) = optim::apply(
+        optimizer,
+        from,
+        &arrays,
+        &state.optimizer,
+        &Array::from_f32(learning_rate as f32),
+        // As f32, the type that powers of the betas are taken in; exact to 16 million steps.
+        &Array::from_f32(step as f32),
+    )?;
+    parameters::set(model, &state.names, &updated)?;
+    {
+        // All parameters: frozen ones may be running statistics that the loss has moved.
+        let all = model.parameters().flatten();
+        let outputs = [&loss.value, &loss.weight, &grad_norm, &next_key];
+        ffi::eval(outputs.into_iter().chain(all.values().copied()).chain(optimizer.arrays()))?;
+    }
+    *state = TrainState { step, names: std::mem::take(&mut state.names), optimizer, key: next_key };
+    Ok(StepOutput { loss, grad_norm })
+}
+
+/// A mean loss and its gradients, in the order of the names.
+struct Gradients {
+    loss: Loss,
+    arrays: Vec<Array>,
+}
+
+impl Gradients {
+    /// Differentiates the loss of one micro-batch with respect to the parameters.
+    fn of<M>(
+        model: &mut M,
+        names: &[Rc<str>],
+        parameters: &[Array],
+        batch: &Batch,
+        key: &Array,
+    ) -> Result<Self>
+    where
+        M: BaseModel + ?Sized,
+    {
+        let loss = |parameters: &[Array]| -> Result<Vec<Array>> {
+            parameters::set(model, names, parameters)?;
+            let Loss { value, weight } = rng::scope(key, || model.loss_fn(&batch.x, &batch.y))?;
+            Ok(vec![value, weight])
+        };
+        let argnums: Vec<usize> = (0..parameters.len()).collect();
+        let (values, arrays) = ffi::value_and_grad(loss, parameters, &argnums)?;
+        let Ok([value, weight]) = <[Array; 2]>::try_from(values) else {
+            return Err(Error::message("MLX lost an output of the loss function"));
+        };
+        Ok(Self { loss: Loss { value, weight }, arrays })
+    }
+
+    /// The mean over the targets of both, computed at once: what it was made of can be freed.
+    fn merge(self, other: &Self) -> Result<Self> {
+        let weight = self.loss.weight.add(&other.loss.weight)?;
+        // Where all targets of both are masked, nothing is added.
+        let positive = maximum(&weight, Array::from_f32(f32::MIN_POSITIVE))?;
+        let share = other.loss.weight.divide(positive)?.as_dtype(Dtype::Float32)?;
+        let mean = |a: &Array, b: &Array| -> Result<Array> {
+            let a = a.as_dtype(Dtype::Float32)?;
+            Ok(a.add(b.subtract(&a)?.multiply(&share)?)?)
+        };
+        let arrays = self.arrays.iter().zip(&other.arrays);
+        let arrays = arrays.map(|(a, b)| mean(a, b)).collect::<Result<Vec<_>>>()?;
+        let loss = Loss { value: mean(&self.loss.value, &other.loss.value)?, weight };
+        ffi::eval([&loss.value, &loss.weight].into_iter().chain(&arrays))?;
+        Ok(Self { loss, arrays })
+    }
+}

@@ -1,0 +1,453 @@
+//! The training step and the trainer: they learn, repeat, accumulate, and agree with Python MLX.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use mlx_rs::{
+    Array, Dtype,
+    module::{Module, ModuleParameters},
+    ops::{stack, tanh},
+    random::normal,
+};
+use mlx_train_core::{
+    Error, Result,
+    data::{Batch, Dataset, InMemory},
+    loss::{self, CrossEntropy},
+    model::{BaseModel, Loss},
+    nn::{Dropout, Linear},
+    optim::{AdamW, Decay, Schedule, Sgd},
+    profile::Memory,
+    rng,
+    train::{
+        Evaluation, Event, History, StepOutput, TrainConfig, TrainError, TrainState, Trainer,
+        accuracy, evaluate, train_step,
+    },
+};
+use parity::{assert_close, run, take};
+use std::collections::HashMap;
+
+/// The label of a target that does not count.
+const IGNORED: i32 = -100;
+
+/// What a loss compares.
+#[derive(Debug, Clone, Copy)]
+enum Task {
+    Regression,
+    Classification,
+}
+
+/// Two linear layers with dropout between them, and an error on demand.
+#[derive(Debug, mlx_train_core::ModuleParameters)]
+struct Mlp {
+    #[param]
+    first: Linear,
+    #[param]
+    second: Linear,
+    dropout: Dropout,
+    task: Task,
+    fails: bool,
+}
+
+impl Mlp {
+    fn new(inputs: i32, outputs: i32, task: Task) -> Result<Self> {
+        rng::scope(&rng::key(3)?, || {
+            Ok(Self {
+                first: Linear::new(inputs, 32)?,
+                second: Linear::new(32, outputs)?,
+                dropout: Dropout::new(0.0)?,
+                task,
+                fails: false,
+            })
+        })
+    }
+
+    fn parameter(&self, name: &str) -> Array {
+        self.parameters().flatten()[name].clone()
+    }
+}
+
+impl BaseModel for Mlp {
+    fn forward(&mut self, x: &Array) -> Result<Array> {
+        let hidden = self.dropout.forward(&tanh(self.first.forward(x)?)?)?;
+        Ok(self.second.forward(&hidden)?)
+    }
+
+    fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
+        let outputs = self.forward(x)?;
+        if self.fails {
+            return Err(Error::message("the model does not like this batch"));
+        }
+        match self.task {
+            Task::Regression => loss::mse(&outputs, y),
+            Task::Classification => {
+                let options = CrossEntropy { ignore_index: Some(IGNORED), ..Default::default() };
+                loss::cross_entropy(&outputs, y, &options)
+            }
+        }
+    }
+}
+
+fn xor() -> Result<InMemory> {
+    let features = Array::from_slice(&[0.0_f32, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0], &[4, 2]);
+    InMemory::with_labels(features, &[0, 1, 1, 0], 2, "xor")
+}
+
+fn waves(rows: i32) -> Result<InMemory> {
+    let x = normal::<f32>(&[rows, 1], None, None, &rng::key(5)?)?;
+    let y = x.multiply(Array::from_f32(3.0))?.sin()?;
+    mlx_rs::transforms::eval([&x, &y])?;
+    InMemory::new(x, y)
+}
+
+fn config(steps: u64) -> TrainConfig {
+    TrainConfig {
+        steps,
+        batch_size: 8,
+        learning_rate: 0.02,
+        schedule: Decay::Constant,
+        log_every: 1,
+        ..TrainConfig::default()
+    }
+}
+
+fn losses(history: &History) -> Vec<f64> {
+    history.training.iter().map(|point| point.loss).collect()
+}
+
+#[test]
+fn a_boxed_model_learns_xor() -> Result<()> {
+    let mut model: Box<dyn BaseModel> = Box::new(Mlp::new(2, 2, Task::Classification)?);
+    let data = xor()?;
+    let history = Trainer::new(&mut model, config(200))?
+        .evaluate_on(&data)
+        .metric("accuracy", accuracy)
+        .run(&data)?;
+    let Evaluation { loss, num_targets, metrics } = history.last_held_out().unwrap();
+    assert!(*loss < 0.05, "loss {loss}");
+    assert_eq!(*num_targets as usize, 4);
+    assert_eq!(metrics[..], [("accuracy".to_owned(), 1.0)]);
+    // Without a box, too: `dyn BaseModel` itself.
+    Trainer::new(model.as_mut(), config(1))?.run(&data)?;
+    Ok(())
+}
+
+#[test]
+fn one_seed_gives_one_run_and_another_seed_another() -> Result<()> {
+    let run = |seed| {
+        let mut model = Mlp::new(1, 1, Task::Regression)?;
+        model.dropout = Dropout::new(0.3)?;
+        let config = TrainConfig { seed, accumulation: 2, ..config(15) };
+        Ok::<_, Error>(losses(&Trainer::new(&mut model, config)?.run(waves(50)?)?))
+    };
+    let first = run(1)?;
+    assert_eq!(first, run(1)?);
+    assert_ne!(first, run(2)?);
+    Ok(())
+}
+
+/// One step at a time over given batches.
+fn step(
+    model: &mut Mlp,
+    state: &mut TrainState,
+    batches: Vec<Batch>,
+    max_grad_norm: Option<f64>,
+) -> Result<StepOutput> {
+    let optimizer = AdamW::default().betas(0.9, 0.99)?.weight_decay(0.1)?.decay_vectors(true);
+    let schedule = Schedule::new(Decay::Cosine, 0.02, 0.002, 4, 20)?;
+    let rate = schedule.at(state.step());
+    train_step(model, state, &optimizer, batches.into_iter().map(Ok), rate, max_grad_norm)
+}
+
+#[test]
+fn twenty_steps_follow_python_mlx() -> Result<()> {
+    let mut arrays = run("tests/parity/train.py", &[]);
+    let mut model = Mlp::new(4, 2, Task::Regression)?;
+    for (name, value) in model.parameters_mut().flatten() {
+        *value = take(&mut arrays, &format!("start.{name}"));
+    }
+    let mut state = TrainState::new(&model, &AdamW::default(), 0)?;
+    let (x, y) = (take(&mut arrays, "x"), take(&mut arrays, "y"));
+    let (mut losses, mut norms) = (vec![], vec![]);
+    for index in 0..20 {
+        let index = Array::from_int(index);
+        let batch = Batch { x: x.take_axis(&index, 0)?, y: y.take_axis(&index, 0)? };
+        let output = step(&mut model, &mut state, vec![batch], Some(1.0))?;
+        losses.push(output.loss.value);
+        norms.push(output.grad_norm);
+    }
+    assert_close("losses", &stack(&losses, 0)?, &take(&mut arrays, "losses"), 1e-4, 0.0);
+    assert_close("norms", &stack(&norms, 0)?, &take(&mut arrays, "norms"), 1e-4, 0.0);
+    for (name, value) in model.parameters().flatten() {
+        let expected = take(&mut arrays, &format!("end.{name}"));
+        assert_close(&name, value, &expected, 1e-4, 1e-5);
+    }
+    Ok(())
+}
+
+#[test]
+fn unequal_micro_batches_give_the_update_of_one_large_batch() -> Result<()> {
+    let data = waves(24)?;
+    let batch = |rows: std::ops::Range<usize>| data.batch(&rows.collect::<Vec<_>>());
+    let train = |parts: Vec<Vec<Batch>>| -> Result<(HashMap<String, Array>, f32)> {
+        let mut model = Mlp::new(1, 1, Task::Regression)?;
+        let mut state = TrainState::new(&model, &AdamW::default(), 0)?;
+        let mut last = None;
+        for batches in parts {
+            last = Some(step(&mut model, &mut state, batches, Some(0.5))?);
+        }
+        let parameters = model.parameters().flatten();
+        let parameters =
+            parameters.iter().map(|(name, &value)| (name.to_string(), value.clone())).collect();
+        Ok((parameters, last.unwrap().loss.value.try_item_exact::<f32>()?))
+    };
+    let (large, large_loss) =
+        train((0..5).map(|_| Ok(vec![batch(0..24)?])).collect::<Result<_>>()?)?;
+    let unequal = || Ok(vec![batch(0..1)?, batch(1..12)?, batch(12..17)?, batch(17..24)?]);
+    let (small, small_loss) = train((0..5).map(|_| unequal()).collect::<Result<_>>()?)?;
+    for (name, value) in &large {
+        assert_close(name, &small[name], value, 1e-5, 1e-6);
+    }
+    assert!((large_loss - small_loss).abs() < 1e-5 * large_loss);
+    Ok(())
+}
+
+#[test]
+fn masked_micro_batches_count_for_nothing() -> Result<()> {
+    let data = xor()?;
+    let all = data.batch(&[0, 1, 2, 3])?;
+    let masked = Batch { x: all.x.clone(), y: Array::from_slice(&[IGNORED; 4], &[4]) };
+    let train = |batches| -> Result<Array> {
+        let mut model = Mlp::new(2, 2, Task::Classification)?;
+        let mut state = TrainState::new(&model, &AdamW::default(), 0)?;
+        for _ in 0..5 {
+            step(&mut model, &mut state, Clone::clone(&batches), None)?;
+        }
+        Ok(model.parameter("first.weight"))
+    };
+    let expected = train(vec![all.clone()])?;
+    assert_close("weight", &train(vec![all.clone(), masked.clone()])?, &expected, 1e-5, 1e-6);
+    assert_close("weight", &train(vec![masked, all])?, &expected, 1e-5, 1e-6);
+    Ok(())
+}
+
+#[test]
+fn dropout_draws_anew_in_every_step_and_micro_batch() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    model.dropout = Dropout::new(0.5)?;
+    let batch = waves(8)?.batch(&[0, 1, 2, 3, 4, 5, 6, 7])?;
+    let mut state = TrainState::new(&model, &Sgd::default(), 0)?;
+    let mut seen = vec![];
+    for _ in 0..4 {
+        // Learning rate 0: only the masks can change the loss.
+        let batches = [Ok(batch.clone())];
+        let output = train_step(&mut model, &mut state, &Sgd::default(), batches, 0.0, None)?;
+        seen.push(output.loss.value.try_item_exact::<f32>()?.to_bits());
+    }
+    let alone = f32::from_bits(seen[0]);
+    let mut state = TrainState::new(&model, &Sgd::default(), 0)?;
+    let batches = [Ok(batch.clone()), Ok(batch)];
+    let output = train_step(&mut model, &mut state, &Sgd::default(), batches, 0.0, None)?;
+    assert_ne!(output.loss.value.try_item_exact::<f32>()?.to_bits(), alone.to_bits());
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), 4);
+    Ok(())
+}
+
+#[test]
+fn frozen_parameters_stay() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    model.first.freeze_parameters(true);
+    let (frozen, trained) = (model.parameter("first.weight"), model.parameter("second.weight"));
+    let mut counts = None;
+    Trainer::new(&mut model, config(5))?
+        .on_event(|event| {
+            if let Event::Started(started) = event {
+                counts = Some((started.num_parameters, started.num_trainable));
+            }
+        })
+        .run(waves(20)?)?;
+    assert_eq!(counts, Some((32 + 32 + 32 + 1, 32 + 1)));
+    assert_close("first.weight", &model.parameter("first.weight"), &frozen, 0.0, 0.0);
+    assert!(parity::compare(&model.parameter("second.weight"), &trained, 0.0, 1e-3).is_err());
+
+    model.freeze_parameters(true);
+    let refused = Trainer::new(&mut model, config(1))?.run(waves(2)?).unwrap_err();
+    assert!(matches!(refused, Error::Train(TrainError::NothingToTrain)), "{refused}");
+    Ok(())
+}
+
+#[test]
+fn bf16_models_stay_bf16_through_training() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    for value in model.parameters_mut().flatten().into_values() {
+        *value = value.as_dtype(Dtype::Bfloat16)?;
+    }
+    let data = waves(16)?;
+    let (x, y) = (data.features().as_dtype(Dtype::Bfloat16)?, data.targets().clone());
+    let mut state = TrainState::new(&model, &AdamW::default(), 0)?;
+    for _ in 0..10 {
+        let batch = Batch { x: x.clone(), y: y.clone() };
+        let output = step(&mut model, &mut state, vec![batch.clone(), batch], Some(1.0))?;
+        assert_eq!(output.grad_norm.dtype(), Dtype::Float32);
+    }
+    for (name, value) in model.parameters().flatten() {
+        assert_eq!(value.dtype(), Dtype::Bfloat16, "{name}");
+    }
+    for (name, array) in state.optimizer().named_arrays() {
+        assert_eq!(array.dtype(), Dtype::Float32, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_failed_step_leaves_model_and_state_as_they_were() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let batch = waves(4)?.batch(&[0, 1])?;
+    let mut state = TrainState::new(&model, &AdamW::default(), 0)?;
+    let before = model.parameter("first.weight");
+
+    model.fails = true;
+    let failed = step(&mut model, &mut state, vec![batch.clone()], None).unwrap_err();
+    assert_eq!(failed.to_string(), "the model does not like this batch");
+    model.fails = false;
+    let failed = step(&mut model, &mut state, vec![], None).unwrap_err();
+    assert!(matches!(failed, Error::Train(TrainError::NoBatch)), "{failed}");
+    let failed = step(&mut model, &mut state, vec![batch.clone()], Some(-1.0)).unwrap_err();
+    assert!(failed.to_string().contains("the norm to clip to is -1"), "{failed}");
+
+    assert_close("first.weight", &model.parameter("first.weight"), &before, 0.0, 0.0);
+    assert_eq!(state.step(), 0);
+    // The model still works: nothing of the failed trace is left in it.
+    step(&mut model, &mut state, vec![batch], None)?;
+    Ok(())
+}
+
+#[test]
+fn a_run_that_diverges_stops_and_says_where() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let config =
+        TrainConfig { learning_rate: 1e30, max_grad_norm: None, log_every: 5, ..config(50) };
+    let schedule = Schedule::Constant(1e30);
+    let error = Trainer::new(&mut model, config)?
+        .optimizer(Sgd::default())
+        .schedule(schedule)
+        .run(waves(8)?)
+        .unwrap_err();
+    let message = error.to_string();
+    let Error::Train(TrainError::NotFinite { step, learning_rate, .. }) = error else {
+        panic!("{message}");
+    };
+    assert!((2..5).contains(&step) && learning_rate > 1e29, "{message}");
+    assert!(message.contains("at learning rate 1e30; lower the learning rate"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let mut refused =
+        |config: TrainConfig| Trainer::new(&mut model, config).expect_err("a setting").to_string();
+    let config = TrainConfig::default();
+    assert!(refused(TrainConfig { steps: 0, ..config.clone() }).contains("`steps` is 0"));
+    assert!(refused(TrainConfig { batch_size: 0, ..config.clone() }).contains("`batch_size` is 0"));
+    let message = refused(TrainConfig { warmup_steps: 2000, ..config.clone() });
+    assert!(message.contains("warmup_steps (2000) must not be above steps (1000)"), "{message}");
+    let message = refused(TrainConfig { final_learning_rate: 1.0, ..config });
+    assert!(message.contains("final_learning_rate (1) must not be above"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn the_default_config_is_that_of_its_schema() {
+    let config = TrainConfig::default();
+    assert_eq!((config.steps, config.schedule), (1000, Decay::Cosine));
+    assert_eq!(config.max_grad_norm, Some(1.0));
+}
+
+#[test]
+fn events_come_in_order_with_their_numbers() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let data = waves(20)?;
+    let mut seen = vec![];
+    let config = TrainConfig { log_every: 3, eval_every: 4, accumulation: 2, ..config(7) };
+    let history = Trainer::new(&mut model, config)?
+        .evaluate_on(&data)
+        .on_event(|event| {
+            seen.push(match event {
+                Event::Started(started) => format!("started with {} rows", started.num_rows),
+                Event::Step(report) => {
+                    assert!(report.loss.is_finite() && report.tokens_per_second > 0.0);
+                    assert!(report.memory.active_bytes > 0);
+                    format!("step {} of {}, {:.1} epochs", report.step, report.steps, report.epochs)
+                }
+                Event::Evaluated { step, evaluation, .. } => {
+                    format!("evaluated {} targets at {step}", evaluation.num_targets)
+                }
+                Event::Finished(finished) => {
+                    format!("finished after {} targets", finished.num_targets)
+                }
+                _ => panic!("{event:?}"),
+            });
+        })
+        .run(&data)?;
+    assert_eq!(
+        seen,
+        [
+            "started with 20 rows",
+            "step 3 of 7, 2.4 epochs",
+            "evaluated 20 targets at 4",
+            "step 6 of 7, 4.8 epochs",
+            "step 7 of 7, 5.6 epochs",
+            "evaluated 20 targets at 7",
+            "finished after 112 targets",
+        ]
+    );
+    assert_eq!((history.training.len(), history.held_out.len()), (3, 2));
+    Ok(())
+}
+
+#[test]
+fn evaluation_does_not_depend_on_the_batch_size() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let data = waves(23)?;
+    let whole = evaluate(&mut model, &data, 23, &mut [])?.loss;
+    let parts = evaluate(&mut model, &data, 4, &mut [])?.loss;
+    assert!((whole - parts).abs() < 1e-6 * whole, "{whole} and {parts}");
+    Ok(())
+}
+
+#[test]
+fn memory_does_not_grow_with_steps_or_micro_batches() -> Result<()> {
+    // Memory is counted for the whole process, so this runs in a process of its own.
+    if std::env::var_os("MEMORY_ALONE").is_none() {
+        let test = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "memory_does_not_grow_with_steps_or_micro_batches"])
+            .env("MEMORY_ALONE", "1")
+            .output()
+            .unwrap();
+        assert!(test.status.success(), "{}", String::from_utf8_lossy(&test.stdout));
+        return Ok(());
+    }
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let data = waves(64)?;
+    let mut active = HashMap::new();
+    Trainer::new(&mut model, config(200))?
+        .on_event(|event| {
+            if let Event::Step(report) = event {
+                active.insert(report.step, report.memory.active_bytes);
+            }
+        })
+        .run(&data)?;
+    // 4 KiB are a tenth of what the model, its state and its gradients hold.
+    assert!(active[&200] <= active[&20] + 4096, "{} then {}", active[&20], active[&200]);
+
+    let mut peak = |accumulation| -> Result<u64> {
+        Memory::reset_peak()?;
+        let config = TrainConfig { accumulation, batch_size: 512, ..config(2) };
+        Trainer::new(&mut model, config)?.run(&data)?;
+        Ok(Memory::now()?.peak_bytes)
+    };
+    peak(2)?;
+    let (two, sixteen) = (peak(2)?, peak(16)?);
+    assert!(sixteen <= two + two / 10, "peak {two} with 2 micro-batches, {sixteen} with 16");
+    Ok(())
+}
