@@ -6,7 +6,7 @@
 use super::{Attention, FeedForward, TransformerConfig, init::rms_norm};
 use mlx_rs::{Array, module::Module};
 use mlx_train_core::{
-    Result,
+    Result, assert_shape,
     nn::{Dropout, LayerCache, RmsNorm},
 };
 use mlx_train_derive::ModuleParameters;
@@ -33,6 +33,7 @@ pub struct Block {
     #[param]
     post_attention_layernorm: RmsNorm,
     dropout: Dropout,
+    hidden_size: i32,
 }
 
 impl Block {
@@ -47,6 +48,7 @@ impl Block {
             input_layernorm: rms_norm(config)?,
             post_attention_layernorm: rms_norm(config)?,
             dropout: Dropout::new(config.dropout)?,
+            hidden_size: config.hidden_size,
         })
     }
 
@@ -55,6 +57,7 @@ impl Block {
     /// # Errors
     /// When `x` has another size than the weights or does not continue the cache, or MLX fails.
     pub fn forward(&mut self, x: &Array, cache: Option<LayerCache<'_>>) -> Result<Array> {
+        assert_shape!(x, [_, _, self.hidden_size]);
         let mixed = self.self_attn.forward(&self.input_layernorm.forward(x)?, cache)?;
         let x = x.add(self.dropout.forward(&mixed)?)?;
         let mixed = self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?;
