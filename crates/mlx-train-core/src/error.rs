@@ -17,6 +17,9 @@ pub enum Error {
     /// A config was refused, or its file could not be read or written.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// A model was not found, or not built from what was passed.
+    #[error(transparent)]
+    Registry(#[from] crate::registry::RegistryError),
     /// An array cannot be read as a slice of the element type that was asked for.
     #[error("an array cannot be read as a slice")]
     AsSlice(#[from] AsSliceError),

@@ -32,15 +32,15 @@ pub mod parameters;
 
 pub use error::{Error, Result};
 pub use mlx_rs::{Array, module::ModuleParameters};
-pub use mlx_train_derive::ModuleParameters;
+pub use mlx_train_derive::{ModuleParameters, register_model};
 pub use shape::assert_shape;
 
 /// What the macros of `mlx-train-derive` expand to; not part of the public API.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::config::private as config;
-    pub use crate::parameters;
     pub use crate::shape::pattern as shape;
+    pub use crate::{parameters, registry::MLX_TRAIN_MODELS};
     pub use linkme;
     pub use mlx_rs;
 }

@@ -20,11 +20,24 @@ use std::rc::Rc;
     note = "a `#[param]` field is `Param<Array>`, `Param<Option<Array>>`, a module that implements `ModuleParameters`, or a `Vec`, `Option` or `Box` of one",
     note = "remove `#[param]` if the field is not trained, or put `#[derive(ModuleParameters)]` on its type"
 )]
-pub trait ParameterField: Parameter {}
+pub trait ParameterField {
+    /// The field without its type.
+    fn erased(&self) -> &dyn Parameter;
+    /// The field without its type, to change it.
+    fn erased_mut(&mut self) -> &mut dyn Parameter;
+}
 
 // Without this, rustc would name mlx-rs's trait, and none of the notes above.
 #[diagnostic::do_not_recommend]
-impl<T: Parameter> ParameterField for T {}
+impl<T: Parameter> ParameterField for T {
+    fn erased(&self) -> &dyn Parameter {
+        self
+    }
+
+    fn erased_mut(&mut self) -> &mut dyn Parameter {
+        self
+    }
+}
 
 /// The `#[param]` fields of a struct with their keys, in declaration order.
 ///

@@ -6,6 +6,7 @@ mod assert_shape;
 mod mistakes;
 mod model_config;
 mod module_parameters;
+mod register_model;
 mod root;
 
 use proc_macro::TokenStream;
@@ -46,6 +47,17 @@ pub fn model_config(item: TokenStream) -> TokenStream {
 #[proc_macro]
 pub fn assert_shape(input: TokenStream) -> TokenStream {
     expand(assert_shape::expand(input.into()))
+}
+
+/// Registers a model, so that every binary that links its crate builds it by name.
+///
+/// `#[register_model("name")]`, and optionally `aliases = ["…"]`, `tags = ["…"]` and
+/// `description = "…"` (the doc comment of the struct if left out). The struct implements
+/// `BaseModel` and `FromConfig`. Names are lowercase ASCII letters, digits, `_`, `-` and `.`, and
+/// start with a letter.
+#[proc_macro_attribute]
+pub fn register_model(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    register_model::expand(arguments.into(), item.into()).into()
 }
 
 fn expand(result: syn::Result<proc_macro2::TokenStream>) -> TokenStream {

@@ -35,15 +35,16 @@ impl Mistakes {
     }
 }
 
-/// ``; did you mean `known`?`` for the known word that is nearest to `word`, or the list of all of them.
+/// ``; did you mean `known`?`` for the known word that is nearest to `word`, or the list of all keys.
 pub(crate) fn suggestion(word: &str, known: &[&str]) -> String {
     let nearest = known
         .iter()
         .map(|known| (strsim::damerau_levenshtein(word, known), known))
         .filter(|(distance, known)| *distance <= known.len().max(word.len()) / 3)
         .min_by_key(|(distance, _)| *distance);
-    match nearest {
-        Some((_, known)) => format!("; did you mean `{known}`?"),
-        None => format!("; expected one of `{}`", known.join("`, `")),
+    match (nearest, known) {
+        (Some((_, known)), _) => format!("; did you mean `{known}`?"),
+        (None, [only]) => format!("; its only key is `{only}`"),
+        (None, _) => format!("; its keys are `{}`", known.join("`, `")),
     }
 }

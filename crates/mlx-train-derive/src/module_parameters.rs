@@ -5,11 +5,11 @@ use crate::{
     root::root,
 };
 use proc_macro2::{Span, TokenStream, TokenTree};
-use quote::{ToTokens, quote, quote_spanned};
+use quote::{ToTokens, quote};
 use std::collections::BTreeSet;
 use syn::{
-    Attribute, Data, DeriveInput, Field, Generics, Ident, LitStr, Member, Meta, Type,
-    WherePredicate, ext::IdentExt, parse_quote, spanned::Spanned,
+    Attribute, Data, DeriveInput, Expr, ExprLit, Field, Generics, Ident, Lit, LitStr, Member, Meta,
+    Type, WherePredicate, ext::IdentExt, parse_quote, spanned::Spanned,
 };
 
 pub(crate) fn expand(item: TokenStream) -> syn::Result<TokenStream> {
@@ -25,25 +25,22 @@ pub(crate) fn expand(item: TokenStream) -> syn::Result<TokenStream> {
     let name = &input.ident;
     let generics = with_bounds(&input.generics, &fields, &mlx);
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
-    let list = |reference: TokenStream| {
-        let fields = fields.iter().map(|field| {
-            let Param { member, ty, key, .. } = field;
-            // Spanned at the type, for the message when it cannot be a parameter.
-            let assert = quote_spanned!(ty.span()=> __assert_parameter::<#ty>());
-            quote!((#key, { #assert; #reference self.#member }))
+    let list = |reference: TokenStream, erased: TokenStream| {
+        let fields = fields.iter().map(|Param { member, ty, key, .. }| {
+            // Named with the type, so that the message about a type that cannot be one points at it.
+            quote!((#key, <#ty as #parameters::ParameterField>::#erased(#reference self.#member)))
         });
         quote!(::std::vec![#(#fields),*])
     };
-    let (fields, fields_mut) = (list(quote!(&)), list(quote!(&mut)));
+    let fields_ref = list(quote!(&), quote!(erased));
+    let fields_mut = list(quote!(&mut), quote!(erased_mut));
 
     Ok(quote! {
         const _: () = {
-            const fn __assert_parameter<T: #parameters::ParameterField>() {}
-
             #[automatically_derived]
             impl #impl_generics #parameters::ParameterFields for #name #type_generics #where_clause {
                 fn fields(&self) -> ::std::vec::Vec<(&'static str, &dyn #mlx::Parameter)> {
-                    #fields
+                    #fields_ref
                 }
                 fn fields_mut(
                     &mut self,
@@ -129,29 +126,42 @@ fn param_field<'a>(field: &'a Field, member: Member, mistakes: &mut Mistakes) ->
 
 /// What `#[param(rename = "…")]` says.
 fn rename(attribute: &Attribute, mistakes: &mut Mistakes) -> Option<LitStr> {
-    if let Meta::Path(_) = attribute.meta {
-        return None;
+    if let Meta::NameValue(_) = attribute.meta {
+        mistakes.at(attribute, "write `#[param(rename = \"…\")]` to give a parameter another key");
     }
-    let mut rename: Option<LitStr> = None;
-    let parsed = attribute.parse_nested_meta(|meta| {
+    let Meta::List(list) = &attribute.meta else { return None };
+    let mut rename = None;
+    let parsed = list.parse_nested_meta(|meta| {
         if !meta.path.is_ident("rename") {
             let key = meta.path.to_token_stream().to_string();
             let suggestion = suggestion(&key, &["rename"]);
             return Err(meta.error(format!("`#[param]` has no key `{key}`{suggestion}")));
         }
-        let value: LitStr = meta.value()?.parse()?;
-        if let Some(problem) = malformed(&value.value()) {
-            let message =
-                format!("`{}` cannot be the key of a parameter: {problem}", value.value());
-            return Err(syn::Error::new_spanned(value, message));
-        }
-        if rename.replace(value).is_some() {
+        if rename.is_some() {
             return Err(meta.error("`rename` is given twice; a parameter has one key"));
         }
+        rename = Some(key(meta.value()?.parse()?)?);
         Ok(())
     });
     mistakes.keep(parsed);
     rename
+}
+
+/// The key that `rename` gives.
+fn key(value: Expr) -> syn::Result<LitStr> {
+    let Expr::Lit(ExprLit { lit: Lit::Str(key), .. }) = value else {
+        return Err(syn::Error::new_spanned(
+            value,
+            "`rename` must be a string literal, such as \"lm_head\"",
+        ));
+    };
+    match malformed(&key.value()) {
+        None => Ok(key),
+        Some(problem) => {
+            let message = format!("{:?} cannot be the key of a parameter: {problem}", key.value());
+            Err(syn::Error::new_spanned(key, message))
+        }
+    }
 }
 
 fn malformed(key: &str) -> Option<&'static str> {

@@ -2,7 +2,13 @@
 
 extern crate self as mlx_train;
 
-pub use mlx_train_core::{Array, Error, ModuleParameters, Result, config, model, registry};
+pub use mlx_train_core::__private::mlx_rs;
+pub use mlx_train_core::{
+    Array, Error, ModuleParameters, Result, config,
+    config::ModelConfig,
+    model, register_model,
+    registry::{self, ModelRegistry},
+};
 
 // Names the crate, so that the linker keeps its models and the registry finds them.
 pub use mlx_train_models as models;
@@ -13,9 +19,12 @@ pub use mlx_train_core::__private;
 
 /// Everything that the source of a model needs.
 pub mod prelude {
+    pub use super::mlx_rs::module::Param;
     pub use mlx_train_core::{
         Array, Error, ModuleParameters, Result,
         config::ModelConfig,
         model::{BaseModel, FromConfig, Loss},
+        register_model,
+        registry::ModelRegistry,
     };
 }

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use mlx_train::{__private::mlx_rs::module::Param, Array, ModuleParameters};
+use mlx_train::{
+    Array, ModuleParameters,
+    mlx_rs::module::{Param, Parameter},
+};
 use std::rc::Rc;
 
 #[derive(Debug, ModuleParameters)]
@@ -185,7 +188,7 @@ fn an_absent_bias_is_no_parameter() {
     let mut linear = Linear::new(false);
     assert_eq!((linear.num_parameters(), linear.all_frozen()), (1, Some(false)));
     // Freezing the weight alone freezes everything there is.
-    mlx_train::__private::mlx_rs::module::Parameter::freeze(&mut linear.weight, true);
+    Parameter::freeze(&mut linear.weight, true);
     assert_eq!(linear.all_frozen(), Some(true));
 }
 

@@ -1,1 +1,0 @@
-//! Look-up of models by name.

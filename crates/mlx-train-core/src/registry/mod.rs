@@ -1,0 +1,90 @@
+//! Look-up of models by name: what `#[register_model("name")]` registered, in all linked crates.
+//!
+//! ```
+//! use mlx_train_core::{registry::ModelRegistry, Result};
+//!
+//! fn names(pattern: &str) -> Result<Vec<&'static str>> {
+//!     Ok(ModelRegistry::list(pattern)?.iter().map(|model| model.name()).collect())
+//! }
+//! # assert_eq!(names("trans*")?, [""; 0]);
+//! # Ok::<(), mlx_train_core::Error>(())
+//! ```
+//!
+//! A model is registered when its crate is linked. Rust links a crate that the program names:
+//! `use my_models as _;` is enough.
+//!
+//! Nothing runs before `main`. The linker gathers the entries, in an order that means nothing; the
+//! first look-up sorts them and builds an index, once for the process.
+
+mod description;
+mod entry;
+mod error;
+mod index;
+#[cfg(test)]
+mod tests;
+
+pub use description::{Description, FieldDescription};
+pub use entry::{ModelEntry, Registration, ResolvedConfig};
+pub use error::{NameClash, RegistryError};
+
+use crate::Result;
+use index::Index;
+use std::sync::OnceLock;
+
+/// Every entry of every linked crate. The name is long because linkme's are global to a program.
+#[doc(hidden)]
+#[allow(unsafe_code)] // linkme marks the ends of a linker section.
+#[linkme::distributed_slice]
+pub static MLX_TRAIN_MODELS: [ModelEntry];
+
+/// The models of this program.
+///
+/// Names are matched exactly. An alias stands for the name wherever a name is looked up.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelRegistry;
+
+impl ModelRegistry {
+    /// The model with this name or alias, to [`build`](ModelEntry::build).
+    ///
+    /// # Errors
+    /// [`RegistryError::UnknownModel`] with the names that are close, or
+    /// [`RegistryError::NameClash`] when more than one model is registered under the name.
+    pub fn get_model(name: &str) -> Result<&'static ModelEntry> {
+        Ok(index().get(name)?)
+    }
+
+    /// The models whose name or one of whose aliases matches a glob, in natural order (`mlp2` before
+    /// `mlp10`); none is not an error.
+    ///
+    /// In a glob, `*` stands for any characters, `?` for one, `[ab]` for one of some, `{a,b}` for
+    /// one of some texts. `tag:vision` matches tags instead, also with a glob.
+    ///
+    /// # Errors
+    /// [`RegistryError::Pattern`] for a malformed glob, or [`RegistryError::NameClash`] when a
+    /// model that matches shares its name or an alias with another one.
+    pub fn list(pattern: &str) -> Result<Vec<&'static ModelEntry>> {
+        Ok(index().list(pattern)?)
+    }
+
+    /// Every model, in natural order of the names.
+    ///
+    /// # Errors
+    /// [`RegistryError::NameClash`] with every name that more than one model has.
+    pub fn all() -> Result<Vec<&'static ModelEntry>> {
+        Self::list("*")
+    }
+
+    /// Everything about the model with this name or alias: what it is, where it is defined, and the
+    /// fields of its config.
+    ///
+    /// # Errors
+    /// As [`ModelRegistry::get_model`].
+    pub fn describe(name: &str) -> Result<Description> {
+        Ok(Description::new(Self::get_model(name)?))
+    }
+}
+
+fn index() -> &'static Index {
+    static INDEX: OnceLock<Index> = OnceLock::new();
+    INDEX.get_or_init(|| Index::new(MLX_TRAIN_MODELS.static_slice()))
+}

@@ -1,0 +1,8 @@
+use mlx_train::ModuleParameters;
+
+#[derive(ModuleParameters)]
+enum Model {
+    A,
+}
+
+fn main() {}

@@ -1,0 +1,14 @@
+use mlx_train::ModuleParameters;
+
+#[derive(ModuleParameters)]
+struct Layer;
+
+#[derive(ModuleParameters)]
+struct Model {
+    #[param]
+    head: Layer,
+    #[param(rename = "head")]
+    layer: Layer,
+}
+
+fn main() {}

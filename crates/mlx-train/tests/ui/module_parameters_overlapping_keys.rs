@@ -1,0 +1,14 @@
+use mlx_train::ModuleParameters;
+
+#[derive(ModuleParameters)]
+struct Layer;
+
+#[derive(ModuleParameters)]
+struct Model {
+    #[param]
+    model: Layer,
+    #[param(rename = "model.norm")]
+    norm: Layer,
+}
+
+fn main() {}

@@ -1,0 +1,12 @@
+use mlx_train::ModuleParameters;
+
+#[derive(ModuleParameters)]
+struct Layer;
+
+#[derive(ModuleParameters)]
+struct Model {
+    #[param(rename = "model..head")]
+    layer: Layer,
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use mlx_train::register_model;
+
+const NAME: &str = "model";
+
+#[register_model(NAME)]
+struct Model;
+
+fn main() {}
