@@ -16,7 +16,7 @@ use std::rc::Rc;
 #[derive(Debug, Clone)]
 pub struct TrainState {
     step: u64,
-    names: Vec<Rc<str>>,
+    names: Rc<[Rc<str>]>,
     optimizer: OptimizerState,
     key: Array,
 }
@@ -30,7 +30,7 @@ impl TrainState {
     where
         M: BaseModel + ?Sized,
     {
-        let names = parameters::trainable_names(model);
+        let names: Rc<[_]> = parameters::trainable_names(model).into();
         if names.is_empty() {
             return Err(TrainError::NothingToTrain.into());
         }
@@ -75,7 +75,11 @@ pub struct StepOutput {
 /// The mean is by [`Loss::weight`]: unequal micro-batches give the update of one large batch. Each
 /// micro-batch is computed before the next, so that memory does not grow with their number. Draws
 /// (dropout) come from the state's key, which moves on. Arrays are computed at the end of the step, and
-/// nothing is read back. When the step fails, model and state are as they were before.
+/// nothing is read back.
+///
+/// When a step is refused (data that does not come, shapes that do not fit), model and state are as they
+/// were before. When MLX fails in the computation at the end (no memory, say), both are lost: new values
+/// take the memory of the old ones.
 ///
 /// `max_grad_norm` clips as [`optim::clip_grad_norm`] does.
 ///
@@ -94,25 +98,37 @@ where
     M: BaseModel + ?Sized,
 {
     let from = parameters::get(model, &state.names)?;
-    let result =
-        step_from(&from, model, state, optimizer, micro_batches, learning_rate, max_grad_norm);
-    if result.is_err() {
-        // The model may hold half of the update, or values of a trace that is over.
-        parameters::set(model, &state.names, &from)?;
-    }
-    result
+    let recorded =
+        record(&from, model, state, optimizer, micro_batches, learning_rate, max_grad_norm);
+    let (output, next) = match recorded {
+        Ok(recorded) => recorded,
+        Err(error) => {
+            // The model may hold half of the update, or values of a trace that is over.
+            parameters::set(model, &state.names, &from)?;
+            return Err(error);
+        }
+    };
+    // Nobody holds the old values now, so MLX computes the new ones in their memory.
+    drop(from);
+    *state = next;
+    // All parameters: frozen ones may be running statistics that the loss has moved.
+    let parameters = model.parameters().flatten();
+    let outputs = [&output.loss.value, &output.loss.weight, &output.grad_norm, &state.key];
+    let arrays = outputs.into_iter().chain(parameters.values().copied());
+    ffi::eval(arrays.chain(state.optimizer.arrays()))?;
+    Ok(output)
 }
 
-/// [`train_step`] with the parameters that it starts `from`.
-fn step_from<M>(
+/// Records a step that starts `from` these parameters: the model has the new ones, not computed yet.
+fn record<M>(
     from: &[Array],
     model: &mut M,
-    state: &mut TrainState,
+    state: &TrainState,
     optimizer: &dyn Optimizer,
     micro_batches: impl IntoIterator<Item = Result<Batch>>,
     learning_rate: f64,
     max_grad_norm: Option<f64>,
-) -> Result<StepOutput>
+) -> Result<(StepOutput, TrainState)>
 where
     M: BaseModel + ?Sized,
 {
@@ -146,14 +162,8 @@ where
         &Array::from_f32(step as f32),
     )?;
     parameters::set(model, &state.names, &updated)?;
-    {
-        // All parameters: frozen ones may be running statistics that the loss has moved.
-        let all = model.parameters().flatten();
-        let outputs = [&loss.value, &loss.weight, &grad_norm, &next_key];
-        ffi::eval(outputs.into_iter().chain(all.values().copied()).chain(optimizer.arrays()))?;
-    }
-    *state = TrainState { step, names: std::mem::take(&mut state.names), optimizer, key: next_key };
-    Ok(StepOutput { loss, grad_norm })
+    let next = TrainState { step, names: Rc::clone(&state.names), optimizer, key: next_key };
+    Ok((StepOutput { loss, grad_norm }, next))
 }
 
 /// A mean loss and its gradients, in the order of the names.
