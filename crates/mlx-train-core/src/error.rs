@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// MLX refused an operation or failed in it.
-    #[error("MLX: {}", first_line(.0.what()))]
+    #[error("MLX: {}", without_place(.0.what()))]
     Mlx(Exception),
     /// A config was refused, or its file could not be read or written.
     #[error(transparent)]
@@ -79,8 +79,39 @@ impl From<Error> for Exception {
     }
 }
 
-/// MLX appends the C++ file and line of the throw to its messages, on the same line after ` at `.
-fn first_line(what: &str) -> &str {
-    let line = what.lines().next().unwrap_or(what);
-    line.rfind(" at ").map_or(line, |end| &line[..end])
+/// A message without ` at <folders>/mlx/c/ops.cpp:31`, which mlx-c appends: its place, not the user's.
+fn without_place(what: &str) -> &str {
+    let Some((message, place)) = what.rsplit_once(" at ") else { return what };
+    let is_place = place.rsplit_once(':').is_some_and(|(file, line)| {
+        let is_source = [".cpp", ".h", ".mm"].iter().any(|extension| file.ends_with(extension));
+        is_source && line.parse::<u32>().is_ok()
+    });
+    if is_place { message } else { what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Array;
+
+    fn render(what: &str) -> String {
+        Error::from(Exception::custom(what)).to_string()
+    }
+
+    #[test]
+    fn the_place_in_mlx_is_left_out_and_the_whole_message_kept() {
+        let long = "[compile] failed:\n  error at line 3\n at /src/mlx c/mlx/c/closure.cpp:104";
+        assert_eq!(render(long), "MLX: [compile] failed:\n  error at line 3\n");
+        assert_eq!(render("_Map_base::at at /mlx/c/ops.cpp:1"), "MLX: _Map_base::at");
+        assert_eq!(render("[load] nothing at /data/a.cpp"), "MLX: [load] nothing at /data/a.cpp");
+        assert_eq!(render("no room at 12:30"), "MLX: no room at 12:30");
+    }
+
+    #[test]
+    fn messages_of_mlx_are_one_clean_line() {
+        let (two, three) = (Array::from_slice(&[1, 2], &[2]), Array::from_slice(&[1, 2, 3], &[3]));
+        let error = two.add(&three).map_err(Error::from).expect_err("they do not broadcast");
+        let expected = "MLX: [broadcast_shapes] Shapes (2) and (3) cannot be broadcast.";
+        assert_eq!(error.to_string(), expected);
+    }
 }

@@ -1,6 +1,10 @@
 //! Gradient checkpointing: forget what a function computed, and compute it again for the gradient.
 
-use super::{closure::Closure, custom_vjp::refuse_no_outputs, grad::keep_cotangents_in_place};
+use super::{
+    closure::Closure,
+    custom_vjp::refuse_no_outputs,
+    grad::{keep_cotangents_in_place, stop_integers},
+};
 use crate::{Array, Result};
 
 /// `f(inputs)`, which keeps nothing but its inputs and outputs for the backward pass.
@@ -12,6 +16,9 @@ use crate::{Array, Result};
 /// - all that needs a gradient is among `inputs`; an array that `f` captured is a constant;
 /// - so are random keys, opened with [`rng::scope`](crate::rng::scope) inside of `f`: a draw from a
 ///   scope around the checkpoint differs when `f` runs again, and the gradient is silently wrong.
+///
+/// On one device the gradients are those without the checkpoint to the last bit, unless an input is
+/// used more than once inside and again outside: its contributions are then added up in another order.
 ///
 /// Checkpoints nest. The graph keeps `f` until the outputs and all that was computed from them are
 /// gone, therefore `'static`, and may be dropped on another thread, therefore `Send`; `f` itself
@@ -37,7 +44,7 @@ where
     F: Fn(&[Array]) -> Result<Vec<Array>> + Send + 'static,
 {
     let closure = Closure::new(move |inputs| {
-        let outputs = f(inputs)?;
+        let outputs = f(&stop_integers(inputs)?)?;
         refuse_no_outputs("checkpoint", &outputs)?;
         keep_cotangents_in_place(outputs)
     })?;

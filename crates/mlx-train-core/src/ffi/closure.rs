@@ -141,3 +141,17 @@ pub(super) unsafe fn write_outputs(place: *mut mlx_vector_array, arrays: &[Array
     unsafe { *place = vector.into_raw() };
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closure_runs_on_the_thread_that_made_it_only() {
+        let payload = Payload { function: 7, thread: thread::current().id() };
+        assert_eq!(payload.function().ok(), Some(&7));
+        let elsewhere = thread::spawn(move || payload.function().map(|_| ()));
+        let error = elsewhere.join().expect("no panic").expect_err("another thread");
+        assert!(error.to_string().contains("another thread"), "{error}");
+    }
+}

@@ -1,7 +1,7 @@
 //! Functions that MLX traces once and then replays.
 
 use super::{closure::Closure, grad::once_at_a_time};
-use crate::{Array, Result};
+use crate::{Array, Error, Result};
 
 /// A function that MLX traces at its first call and replays after that; see [`compile`].
 ///
@@ -56,7 +56,25 @@ impl Compiled<'_> {
     /// What the function returns when it is traced, or when MLX fails. After an error the next call
     /// traces anew.
     pub fn call(&mut self, inputs: &[Array]) -> Result<Vec<Array>> {
-        self.closure.apply(inputs)
+        self.closure.apply(inputs).map_err(explain)
+    }
+}
+
+/// MLX merges equal constants and then misses one that is an output: what it says is how its map
+/// type (libstdc++'s or libc++'s) names a missing key.
+fn explain(error: Error) -> Error {
+    match error {
+        Error::Mlx(exception)
+            if ["_Map_base::at", "unordered_map::at"]
+                .iter()
+                .any(|at| exception.what().contains(at)) =>
+        {
+            Error::message(
+                "a compiled function returned a constant that it also uses elsewhere, which MLX cannot \
+                 trace; return only what is computed from the inputs",
+            )
+        }
+        error => error,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{call::call, closure::Closure, vector::Vector};
 use crate::{Array, Error, Result};
+use mlx_rs::{Dtype, stop_gradient};
 use mlx_sys::mlx_closure_value_and_grad;
 use std::cell::RefCell;
 
@@ -23,8 +24,8 @@ use std::cell::RefCell;
 /// ```
 ///
 /// # Errors
-/// What `f` returns; when `argnums` is empty, repeats itself or leaves `inputs`; when the first
-/// output is not a scalar; or when MLX fails.
+/// What `f` returns; when `argnums` is empty, repeats itself, leaves `inputs` or names integers; when
+/// the first output is not a scalar; or when MLX fails.
 pub fn value_and_grad<F>(
     f: F,
     inputs: &[Array],
@@ -33,7 +34,7 @@ pub fn value_and_grad<F>(
 where
     F: FnMut(&[Array]) -> Result<Vec<Array>>,
 {
-    let sorted = sorted_argnums(argnums, inputs.len())?;
+    let sorted = sorted_argnums(argnums, inputs)?;
     let f = once_at_a_time(f);
     let closure = Closure::new(|inputs| {
         let outputs = f(inputs)?;
@@ -74,7 +75,8 @@ where
     Ok((outputs.to_arrays()?, argnums.iter().map(in_order).collect::<Result<_>>()?))
 }
 
-/// The outputs of `f` at `inputs`, and `cotangents^T J`: one array for each input, of its shape.
+/// The outputs of `f` at `inputs`, and `cotangents^T J`: one array for each input, of its shape;
+/// zeros for integers.
 ///
 /// `cotangents` has one array for each output, of its shape. `f` runs once, now.
 ///
@@ -86,7 +88,7 @@ where
 {
     let f = once_at_a_time(f);
     let closure = Closure::new(|inputs| {
-        let outputs = f(inputs)?;
+        let outputs = f(&stop_integers(inputs)?)?;
         check_same_shapes("vjp: cotangent", cotangents, "output", &outputs)?;
         keep_cotangents_in_place(outputs)
     })?;
@@ -156,6 +158,22 @@ pub(super) fn keep_cotangents_in_place(outputs: Vec<Array>) -> Result<Vec<Array>
     identical.to_arrays()
 }
 
+/// The inputs of a function that MLX differentiates by all of them, as it does for checkpoints. It
+/// has no gradient of what random keys and indices are used for, and fails instead of giving zeros.
+pub(super) fn stop_integers(inputs: &[Array]) -> Result<Vec<Array>> {
+    let stop = |input: &Array| {
+        if has_gradient(input.dtype()) { Ok(input.clone()) } else { Ok(stop_gradient(input)?) }
+    };
+    inputs.iter().map(stop).collect()
+}
+
+fn has_gradient(dtype: Dtype) -> bool {
+    matches!(
+        dtype,
+        Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32 | Dtype::Float64 | Dtype::Complex64
+    )
+}
+
 pub(super) fn check_same_shapes(
     name: &str,
     arrays: &[Array],
@@ -181,7 +199,8 @@ pub(super) fn check_same_shapes(
     Ok(())
 }
 
-fn sorted_argnums(argnums: &[usize], num_inputs: usize) -> Result<Vec<i32>> {
+fn sorted_argnums(argnums: &[usize], inputs: &[Array]) -> Result<Vec<i32>> {
+    let num_inputs = inputs.len();
     if argnums.is_empty() {
         return Err(Error::message("value_and_grad: `argnums` is empty; name an input"));
     }
@@ -189,6 +208,14 @@ fn sorted_argnums(argnums: &[usize], num_inputs: usize) -> Result<Vec<i32>> {
         return Err(Error::message(format!(
             "value_and_grad: `argnums` names input {argnum}, but there are {num_inputs} inputs"
         )));
+    }
+    for &argnum in argnums {
+        let dtype = inputs[argnum].dtype();
+        if !has_gradient(dtype) {
+            return Err(Error::message(format!(
+                "value_and_grad: `argnums` names input {argnum}, which is {dtype:?} and has no gradient"
+            )));
+        }
     }
     let mut sorted: Vec<i32> = argnums.iter().map(|&argnum| argnum as i32).collect();
     sorted.sort_unstable();
@@ -225,5 +252,25 @@ impl Drop for ValueAndGrad {
     fn drop(&mut self) {
         // SAFETY: the handle is ours alone and nothing uses it after this.
         unsafe { mlx_sys::mlx_closure_value_and_grad_free(self.0) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{cell::OnceCell, rc::Rc};
+
+    #[test]
+    fn a_function_that_calls_itself_is_refused_instead_of_aliased() {
+        type Function = Box<dyn Fn(&[Array]) -> Result<Vec<Array>>>;
+        let function: Rc<OnceCell<Function>> = Rc::default();
+        let itself = Rc::clone(&function);
+        let recursive = once_at_a_time(move |x: &[Array]| match itself.get() {
+            Some(function) => function(x),
+            None => Ok(x.to_vec()),
+        });
+        assert!(function.set(Box::new(recursive)).is_ok());
+        let error = function.get().expect("set")(&[]).expect_err("it calls itself");
+        assert!(error.to_string().contains("called again while it ran"), "{error}");
     }
 }
