@@ -39,8 +39,9 @@ pub use shape::assert_shape;
 #[doc(hidden)]
 pub mod __private {
     pub use crate::config::private as config;
+    pub use crate::parameters;
+    pub use crate::registry::private as registry;
     pub use crate::shape::pattern as shape;
-    pub use crate::{parameters, registry::MLX_TRAIN_MODELS};
     pub use linkme;
     pub use mlx_rs;
 }

@@ -13,11 +13,6 @@ use std::fmt::Debug;
 ///
 /// Randomness (dropout) is drawn from the surrounding [`crate::rng::scope`], which the trainer
 /// opens for every training step; outside of one the model is in evaluation mode.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a model: it does not implement `BaseModel`",
-    label = "needs `impl BaseModel for {Self}`",
-    note = "write `forward` and `loss_fn` in an `impl BaseModel` block, and derive `Debug` and `ModuleParameters`"
-)]
 pub trait BaseModel: ModuleParameters + Debug {
     /// Maps inputs `(B, ...)` to outputs `(B, ...)`, logits for a classifier or language model.
     ///
@@ -61,11 +56,6 @@ impl BaseModel for Box<dyn BaseModel> {
 }
 
 /// A model that can be built from a config of its own type.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be built from a config: it does not implement `FromConfig`",
-    label = "needs `impl FromConfig for {Self}`",
-    note = "name the config type and write `from_config` in an `impl FromConfig` block; the config derives `ModelConfig`"
-)]
 pub trait FromConfig: BaseModel + Sized {
     /// The sizes and options of the model.
     type Config: ModelConfig;

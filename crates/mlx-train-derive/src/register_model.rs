@@ -31,19 +31,17 @@ fn entry(arguments: TokenStream, item: TokenStream) -> syn::Result<TokenStream> 
     let description = description.map_or_else(|| doc_comment(&model), |text| quote!(#text));
     let ident = &model.ident;
     let conditions = model.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg"));
+    let private = quote!(#root::__private);
     Ok(quote! {
         #(#conditions)*
         const _: () = {
-            // `ModelEntry::new` asks for `FromConfig`; a model that lacks both traits hears of both.
-            const fn __assert_base_model<M: #root::model::BaseModel>() {}
-            __assert_base_model::<#ident>();
+            // Named beside `METHODS`, so that a model that lacks both traits hears of both.
+            <#ident as #private::registry::RegisteredModel>::IS_MODEL;
 
-            // linkme marks the section of the entry, which counts as unsafe code.
-            #[allow(unsafe_code)]
-            #[#root::__private::linkme::distributed_slice(#root::__private::MLX_TRAIN_MODELS)]
-            #[linkme(crate = #root::__private::linkme)]
-            static ENTRY: #root::registry::ModelEntry = #root::registry::ModelEntry::new::<#ident>(
-                #root::registry::Registration {
+            #[#private::linkme::distributed_slice(#private::registry::MLX_TRAIN_MODELS)]
+            #[linkme(crate = #private::linkme)]
+            static ENTRY: #private::registry::ModelEntry = #private::registry::ModelEntry::new(
+                #private::registry::Registration {
                     name: #name,
                     aliases: &[#(#aliases),*],
                     tags: &[#(#tags),*],
@@ -54,6 +52,7 @@ fn entry(arguments: TokenStream, item: TokenStream) -> syn::Result<TokenStream> 
                     file: ::core::file!(),
                     line: ::core::line!(),
                 },
+                <#ident as #private::registry::RegisteredBuild>::METHODS,
             );
         };
     })

@@ -34,24 +34,14 @@ pub struct Registration {
 /// A registered model.
 pub struct ModelEntry {
     registration: Registration,
-    model_type: TypeId,
-    config_type: fn() -> &'static str,
-    schema: fn() -> Schema,
-    json_schema: fn() -> Value,
-    resolve: fn(ConfigSource) -> Result<Box<dyn ErasedConfig>, ConfigError>,
+    methods: Methods,
 }
 
 impl ModelEntry {
-    /// The entry of the model type `M`; `#[register_model]` calls this.
-    pub const fn new<M: FromConfig + 'static>(registration: Registration) -> Self {
-        Self {
-            registration,
-            model_type: TypeId::of::<M>(),
-            config_type: type_name::<M::Config>,
-            schema: M::Config::schema,
-            json_schema: M::Config::json_schema,
-            resolve: |source| Ok(Box::new(ConfigOf::<M>(source.resolve()?))),
-        }
+    /// The entry of a model type; `#[register_model]` calls this.
+    #[doc(hidden)]
+    pub const fn new(registration: Registration, methods: Methods) -> Self {
+        Self { registration, methods }
     }
 
     /// The name to look it up by.
@@ -96,17 +86,17 @@ impl ModelEntry {
 
     /// The type of the config, with its module.
     pub fn config_type(&self) -> &'static str {
-        (self.config_type)()
+        (self.methods.config_type)()
     }
 
     /// The fields of the config.
     pub fn schema(&self) -> Schema {
-        (self.schema)()
+        (self.methods.schema)()
     }
 
     /// The JSON Schema of the config.
     pub fn json_schema(&self) -> Value {
-        (self.json_schema)()
+        (self.methods.json_schema)()
     }
 
     /// Builds the model, with weights drawn as [`FromConfig::from_config`] says.
@@ -125,7 +115,7 @@ impl ModelEntry {
     /// # Errors
     /// As [`ModelEntry::build`], and [`RegistryError::WrongModel`] when the model is no `M`.
     pub fn build_as<M: FromConfig + 'static>(&self, source: impl IntoConfigSource) -> Result<M> {
-        if self.model_type != TypeId::of::<M>() {
+        if self.methods.model_type != TypeId::of::<M>() {
             return Err(RegistryError::WrongModel {
                 model: self.name(),
                 registered: self.type_path(),
@@ -147,7 +137,7 @@ impl ModelEntry {
     }
 
     fn resolve(&self, source: impl IntoConfigSource) -> Result<Box<dyn ErasedConfig>> {
-        (self.resolve)(source.into_config_source()).map_err(|error| self.refused(error))
+        (self.methods.resolve)(source.into_config_source()).map_err(|error| self.refused(error))
     }
 
     /// Says of a config of the wrong type which model it was passed to.
@@ -224,6 +214,55 @@ impl fmt::Debug for ResolvedConfig {
             .field("config", &self.value())
             .finish()
     }
+}
+
+/// What a model type can do, without the type.
+#[doc(hidden)]
+pub struct Methods {
+    model_type: TypeId,
+    config_type: fn() -> &'static str,
+    schema: fn() -> Schema,
+    json_schema: fn() -> Value,
+    resolve: fn(ConfigSource) -> Result<Box<dyn ErasedConfig>, ConfigError>,
+}
+
+/// A type that `#[register_model]` may mark, as it is a [`BaseModel`].
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a model: it does not implement `BaseModel`",
+    label = "needs `impl BaseModel for {Self}`",
+    note = "write `forward` and `loss_fn` in an `impl BaseModel` block, and derive `Debug` and `ModuleParameters`"
+)]
+pub trait RegisteredModel {
+    /// For the macro to name.
+    const IS_MODEL: () = ();
+}
+
+/// A type that `#[register_model]` may mark, as it is built [`FromConfig`].
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be built from a config: it does not implement `FromConfig`",
+    label = "needs `impl FromConfig for {Self}`",
+    note = "name the config type and write `from_config` in an `impl FromConfig` block; the config derives `ModelConfig`"
+)]
+pub trait RegisteredBuild {
+    /// For the entry.
+    const METHODS: Methods;
+}
+
+// Without these traits, rustc would list every model that there is, and none of the notes above.
+#[diagnostic::do_not_recommend]
+impl<M: BaseModel> RegisteredModel for M {}
+
+#[diagnostic::do_not_recommend]
+impl<M: FromConfig + 'static> RegisteredBuild for M {
+    const METHODS: Methods = Methods {
+        model_type: TypeId::of::<M>(),
+        config_type: type_name::<M::Config>,
+        schema: M::Config::schema,
+        json_schema: M::Config::json_schema,
+        resolve: |source| Ok(Box::new(ConfigOf::<M>(source.resolve()?))),
+    };
 }
 
 /// A config that knows its model, without the types of either.

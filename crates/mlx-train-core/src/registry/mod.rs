@@ -24,12 +24,21 @@ mod index;
 mod tests;
 
 pub use description::{Description, FieldDescription};
-pub use entry::{ModelEntry, Registration, ResolvedConfig};
+pub use entry::{ModelEntry, ResolvedConfig};
 pub use error::{NameClash, RegistryError};
 
 use crate::Result;
 use index::Index;
 use std::sync::OnceLock;
+
+/// What `#[register_model]` expands to; not part of the public API.
+#[doc(hidden)]
+pub mod private {
+    pub use super::{
+        MLX_TRAIN_MODELS,
+        entry::{ModelEntry, RegisteredBuild, RegisteredModel, Registration},
+    };
+}
 
 /// Every entry of every linked crate. The name is long because linkme's are global to a program.
 #[doc(hidden)]

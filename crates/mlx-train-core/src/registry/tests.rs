@@ -1,7 +1,13 @@
 //! Claims about the registry. Those about clashes use indexes of their own, as a clash in the
 //! program's slice would break every other test.
 
-use super::*;
+// linkme marks a linker section; rustc lets it pass in every crate but the one that declares the slice.
+#![allow(unsafe_code)]
+
+use super::{
+    entry::{RegisteredBuild, Registration},
+    *,
+};
 use crate::{
     Array, Error, ModuleParameters,
     config::ModelConfig,
@@ -103,7 +109,7 @@ fn of_three(mut model: impl BaseModel) -> Result<i32> {
 }
 
 const fn entry(registration: Registration) -> ModelEntry {
-    ModelEntry::new::<Shift>(registration)
+    ModelEntry::new(registration, <Shift as RegisteredBuild>::METHODS)
 }
 
 const fn named(name: &'static str) -> Registration {

@@ -1,5 +1,6 @@
 //! The derive needs nothing in scope, and a `#[param]` field of every kind.
-#![deny(unsafe_code, warnings)]
+#![deny(warnings)]
+#![forbid(unsafe_code)]
 #![no_implicit_prelude]
 
 type Array = ::mlx_train::Array;

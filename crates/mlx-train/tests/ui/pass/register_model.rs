@@ -1,5 +1,6 @@
 //! A registered model needs `mlx_train` alone: neither linkme nor serde, and no import.
-#![deny(unsafe_code, warnings)]
+#![deny(warnings)]
+#![forbid(unsafe_code)]
 
 /// Multiplies.
 ///
