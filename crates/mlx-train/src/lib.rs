@@ -22,7 +22,7 @@ pub mod prelude {
     pub use super::mlx_rs::module::Param;
     pub use mlx_train_core::{
         Array, Error, ModuleParameters, Result,
-        config::ModelConfig,
+        config::{ModelConfig, Preset},
         model::{BaseModel, FromConfig, Loss},
         register_model,
         registry::ModelRegistry,

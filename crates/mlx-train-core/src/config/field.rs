@@ -2,9 +2,9 @@
 
 use super::{
     node::{Kind, Node},
-    range::Numeric,
-    reader::Reader,
-    schema::FieldType,
+    range::{Numeric, Range},
+    reader::{Fields, Reader},
+    schema::{FieldSchema, FieldType},
 };
 use std::path::PathBuf;
 
@@ -31,6 +31,24 @@ pub trait ConfigField: Clone + Sized {
     /// and the value is `None` when there is nothing to go on with.
     #[doc(hidden)]
     fn read(node: &Node, base: Option<&Self>, reader: &mut Reader) -> Option<Self>;
+
+    /// Reads the field `name` of a table; `base` is its value where the table has none, or a wrong one.
+    #[doc(hidden)]
+    fn read_field(fields: &mut Fields<'_>, name: &'static str, base: &Self) -> Self {
+        fields.read(name, base)
+    }
+
+    /// A field of this type.
+    #[doc(hidden)]
+    fn describe(
+        name: &'static str,
+        docs: &'static str,
+        default: &Self,
+        range: Option<Range>,
+    ) -> FieldSchema {
+        let default = default.to_node().into_json();
+        FieldSchema { name, docs, ty: Self::field_type(), default, range }
+    }
 
     /// Checks what a schema cannot say, in nested configs first.
     #[doc(hidden)]

@@ -93,7 +93,7 @@ pub mod private {
     pub use super::{
         field::ConfigField,
         node::Node,
-        preset::Preset,
+        preset::{Preset, collect_presets},
         range::{Numeric, Range},
         reader::{Fields, Reader, read_struct, read_variant},
         schema::{EnumSchema, FieldSchema, FieldType, Schema, VariantSchema},

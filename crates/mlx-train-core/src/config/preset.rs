@@ -44,6 +44,15 @@ impl<C> From<(&'static str, C)> for Preset<C> {
     }
 }
 
+/// What a function of `#[config(presets = …)]` returns, as a list.
+#[doc(hidden)]
+pub fn collect_presets<C, I>(presets: I) -> Vec<Preset<C>>
+where
+    I: IntoIterator<Item: Into<Preset<C>>>,
+{
+    presets.into_iter().map(Into::into).collect()
+}
+
 /// The config of the preset `name`, or why there is none.
 pub(crate) fn find<C: Clone>(name: &str, presets: &[Preset<C>]) -> Result<C, String> {
     presets

@@ -18,7 +18,7 @@ pub struct Range {
 /// A number that can be in a range.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
-    message = "a `{Self}` has no range",
+    message = "`{Self}` has no range",
     label = "only numbers have a range, alone or in `Option`, `Vec` and arrays"
 )]
 pub trait Numeric: ConfigField {}

@@ -1,6 +1,6 @@
 //! What a config is made of: its fields with types, defaults, ranges and docs.
 
-use super::{field::ConfigField, preset::Preset, range::Range, suggest::quoted};
+use super::{preset::Preset, range::Range, suggest::quoted};
 use serde_json::Value;
 use std::fmt;
 
@@ -108,18 +108,6 @@ impl Schema {
     /// The field with the key `name`.
     pub fn field(&self, name: &str) -> Option<&FieldSchema> {
         self.fields.iter().find(|field| field.name == name)
-    }
-}
-
-impl FieldSchema {
-    #[doc(hidden)]
-    pub fn new<T: ConfigField>(
-        name: &'static str,
-        docs: &'static str,
-        default: &T,
-        range: Option<Range>,
-    ) -> Self {
-        Self { name, docs, ty: T::field_type(), default: default.to_node().into_json(), range }
     }
 }
 

@@ -28,6 +28,12 @@ impl ConfigSource {
         Base::Typed { config: Box::new(config), type_name: type_name::<C>() }.into()
     }
 
+    /// What the derive makes of a reference.
+    #[doc(hidden)]
+    pub fn typed_ref<C: ModelConfig>(config: &C) -> Self {
+        Self::typed(config.clone())
+    }
+
     /// A parsed document.
     pub fn document(document: Document) -> Self {
         Base::Document(document).into()

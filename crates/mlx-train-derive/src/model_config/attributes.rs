@@ -9,7 +9,11 @@ use syn::{
 };
 
 /// The keys of an item's `#[config(…)]` attributes, each at most once.
-pub(super) struct Attributes(Vec<Item>);
+pub(super) struct Attributes {
+    items: Vec<Item>,
+    /// Whether one of them was refused, so that what seems to be missing may only be misspelt.
+    pub(super) refused: bool,
+}
 
 /// `key = value`, or a `key` alone.
 struct Item {
@@ -34,11 +38,14 @@ impl Attributes {
         mistakes: &mut Mistakes,
     ) -> Self {
         let mut found: Vec<Item> = Vec::new();
+        let mut refused = false;
         for attribute in attributes.iter().filter(|a| a.path().is_ident("config")) {
             let items = attribute.parse_args_with(Punctuated::<Item, Token![,]>::parse_terminated);
+            refused |= items.is_err();
             for item in mistakes.keep(items).into_iter().flatten() {
                 let key = item.key.to_string();
                 if !known.contains(&key.as_str()) {
+                    refused = true;
                     let hint = suggestion(&key, known);
                     mistakes.at(&item.key, format!("a {what} has no attribute `{key}`{hint}"));
                 } else if found.iter().any(|other| other.key == item.key) {
@@ -48,12 +55,13 @@ impl Attributes {
                 }
             }
         }
-        Self(found)
+        refused |= found.iter().any(|item| item.key == "default" && item.value.is_none());
+        Self { items: found, refused }
     }
 
     /// The value of `key`, which needs one.
     pub(super) fn value(&self, key: &str, mistakes: &mut Mistakes) -> Option<&Expr> {
-        let item = self.0.iter().find(|item| item.key == key)?;
+        let item = self.items.iter().find(|item| item.key == key)?;
         if item.value.is_none() {
             mistakes.at(&item.key, format!("`{key}` needs a value: `{key} = …`"));
         }
@@ -62,7 +70,7 @@ impl Attributes {
 
     /// Whether `key` is there, which takes no value.
     pub(super) fn flag(&self, key: &str, mistakes: &mut Mistakes) -> Option<&Ident> {
-        let item = self.0.iter().find(|item| item.key == key)?;
+        let item = self.items.iter().find(|item| item.key == key)?;
         if let Some(value) = &item.value {
             mistakes.at(value, format!("`{key}` takes no value here; write it alone"));
         }

@@ -6,33 +6,21 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens, quote, quote_spanned};
 use syn::{Expr, ExprLit, Lit, LitFloat, Type, UnOp, spanned::Spanned};
 
-/// The default of the field `name`, from its attribute or its type.
-pub(super) fn default_of(
-    name: &syn::Ident,
-    ty: &Type,
-    given: Option<&Expr>,
-    mistakes: &mut Mistakes,
-) -> TokenStream {
-    match (given, Known::of(ty)) {
-        (Some(expr), _) => convert(ty, expr, mistakes),
-        (None, Known::Optional(_)) => quote!(::core::option::Option::None),
-        (None, Known::List(_)) => quote!(::std::vec::Vec::new()),
-        (None, Known::Boolean) => quote!(false),
-        (None, Known::Other) => {
-            quote_spanned!(ty.span()=> <#ty as ::core::default::Default>::default())
+/// The default of a field whose type is one by itself; numbers, strings and paths are none.
+pub(super) fn default_of_type(ty: &Type) -> Option<TokenStream> {
+    match Known::of(ty) {
+        Known::Optional(_) => Some(quote!(::core::option::Option::None)),
+        Known::List(_) => Some(quote!(::std::vec::Vec::new())),
+        Known::Boolean => Some(quote!(false)),
+        Known::Other => {
+            Some(quote_spanned!(ty.span()=> <#ty as ::core::default::Default>::default()))
         }
-        (None, _) => {
-            let message = format!(
-                "`{name}` has no obvious default; add `#[config(default = …)]`, or make it an `Option`"
-            );
-            mistakes.at(name, message);
-            TokenStream::new()
-        }
+        _ => None,
     }
 }
 
 /// An expression as a value of `ty`: literals are written as in the file, without `.to_owned()` or `Some`.
-fn convert(ty: &Type, expr: &Expr, mistakes: &mut Mistakes) -> TokenStream {
+pub(super) fn convert(ty: &Type, expr: &Expr, mistakes: &mut Mistakes) -> TokenStream {
     let known = Known::of(ty);
     match (&known, plain(expr)) {
         (Known::Optional(inner), Expr::Lit(_) | Expr::Array(_) | Expr::Unary(_)) => {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::mistakes::Mistakes;
 use proc_macro2::{Ident, TokenStream};
-use quote::{format_ident, quote};
+use quote::{ToTokens, format_ident, quote};
 use syn::{DataEnum, DeriveInput, Fields};
 
 struct Variant {
@@ -104,7 +104,7 @@ fn field_impl(input: &DeriveInput, variants: &[Variant], config: &TokenStream) -
     let nodes = variants.iter().map(|variant| variant.node(config));
     let names =
         variants.iter().map(|Variant { ident, name, .. }| quote!(Self::#ident { .. } => #name));
-    let reads = variants.iter().map(Variant::read);
+    let reads = variants.iter().map(|variant| variant.read(config));
     let checks = variants.iter().map(|variant| variant.check(config));
     quote! {
         #[automatically_derived]
@@ -156,29 +156,34 @@ impl Variant {
         (0..self.fields.len()).map(|index| format_ident!("__{index}")).collect()
     }
 
+    /// What `each` makes of every field and its binding.
+    fn each(&self, each: impl Fn(&Field, &TokenStream) -> TokenStream) -> Vec<TokenStream> {
+        let bindings = self.bindings().into_iter().map(Ident::into_token_stream);
+        self.fields.iter().zip(bindings).map(|(field, binding)| each(field, &binding)).collect()
+    }
+
     fn node(&self, config: &TokenStream) -> TokenStream {
-        let (pattern, name, bindings) = (self.pattern(), &self.name, self.bindings());
-        if bindings.is_empty() {
+        let (pattern, name) = (self.pattern(), &self.name);
+        if self.fields.is_empty() {
             return quote!(#pattern => #config::Node::string(#name));
         }
-        let names = self.fields.iter().map(|field| &field.name);
+        let nodes = self.each(|field, binding| field.node(binding, config));
         quote!(#pattern => #config::Node::table([
             ("kind", #config::Node::string(#name)),
-            #((#names, #config::ConfigField::to_node(#bindings))),*
+            #(#nodes),*
         ]))
     }
 
     /// Fields that a table leaves out stay as they are in a base of the same variant.
-    fn read(&self) -> TokenStream {
+    fn read(&self, config: &TokenStream) -> TokenStream {
         let (pattern, name, bindings) = (self.pattern(), &self.name, self.bindings());
         let Self { ident, fields, .. } = self;
-        if bindings.is_empty() {
+        if fields.is_empty() {
             return quote!(#name => ::core::option::Option::Some(Self::#ident {}),);
         }
-        let idents = fields.iter().map(|field| &field.ident);
-        let names = fields.iter().map(|field| &field.name);
         let types = fields.iter().map(|field| &field.ty);
         let defaults = fields.iter().map(|field| &field.default);
+        let reads = self.each(|field, binding| field.read(&quote!(&#binding), config));
         quote! {
             #name => {
                 let (#(#bindings,)*): (#(#types,)*) = match __base {
@@ -187,21 +192,15 @@ impl Variant {
                     }
                     _ => (#(#defaults,)*),
                 };
-                ::core::option::Option::Some(Self::#ident {
-                    #(#idents: __fields.read(#names, &#bindings)),*
-                })
+                ::core::option::Option::Some(Self::#ident { #(#reads),* })
             }
         }
     }
 
     fn check(&self, config: &TokenStream) -> TokenStream {
-        let (pattern, bindings) = (self.pattern(), self.bindings());
-        let names = self.fields.iter().map(|field| &field.name);
-        quote!(#pattern => {
-            #(__reader.at_key(#names, |__reader| {
-                #config::ConfigField::cross_check(#bindings, __reader);
-            });)*
-        })
+        let pattern = self.pattern();
+        let checks = self.each(|field, binding| field.check(binding, config));
+        quote!(#pattern => { #(#checks)* })
     }
 }
 

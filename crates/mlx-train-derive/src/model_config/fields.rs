@@ -2,7 +2,7 @@
 
 use super::{
     attributes::{Attributes, docs, plain_name, refuse_repeated},
-    default::default_of,
+    default::{convert, default_of_type},
     range::range_of,
 };
 use crate::mistakes::Mistakes;
@@ -49,8 +49,18 @@ fn parse_field(field: &syn::Field, config: &TokenStream, mistakes: &mut Mistakes
     let name = attributes.name(plain_name(&ident), mistakes);
     let given = attributes.value("default", mistakes);
     let range = attributes.value("range", mistakes);
+    let default = match given {
+        Some(given) => Some(convert(&field.ty, given, mistakes)),
+        None => default_of_type(&field.ty),
+    };
+    if default.is_none() && !attributes.refused {
+        let message = format!(
+            "`{ident}` has no obvious default; add `#[config(default = …)]`, or make it an `Option`"
+        );
+        mistakes.at(&ident, message);
+    }
     Some(Field {
-        default: default_of(&ident, &field.ty, given, mistakes),
+        default: default.unwrap_or_default(),
         range: range_of(&ident, &field.ty, range, given, config, mistakes),
         ty: field.ty.clone(),
         docs: docs(&field.attrs),
@@ -59,11 +69,37 @@ fn parse_field(field: &syn::Field, config: &TokenStream, mistakes: &mut Mistakes
     })
 }
 
+/// Every use of a field's type is spanned at it, and the same: one that cannot be a field is told once.
 impl Field {
     /// An expression of type `FieldSchema`; `default` is one of the type `&ty`.
     pub(super) fn schema(&self, default: &TokenStream, config: &TokenStream) -> TokenStream {
         let Self { ty, name, docs, range, .. } = self;
-        // Spanned at the type, for the message when it cannot be a field.
-        quote_spanned!(ty.span()=> #config::FieldSchema::new::<#ty>(#name, #docs, #default, #range))
+        quote_spanned! {ty.span()=>
+            <#ty as #config::ConfigField>::describe(#name, #docs, #default, #range)
+        }
+    }
+
+    /// `("name", node)` of a value of the type `&ty`.
+    pub(super) fn node(&self, value: &TokenStream, config: &TokenStream) -> TokenStream {
+        let Self { ty, name, .. } = self;
+        quote_spanned!(ty.span()=> (#name, <#ty as #config::ConfigField>::to_node(#value)))
+    }
+
+    /// `ident: value` as read from `__fields`; `base` is of the type `&ty`.
+    pub(super) fn read(&self, base: &TokenStream, config: &TokenStream) -> TokenStream {
+        let Self { ident, ty, name, .. } = self;
+        quote_spanned! {ty.span()=>
+            #ident: <#ty as #config::ConfigField>::read_field(__fields, #name, #base)
+        }
+    }
+
+    /// A statement that checks a value of the type `&ty`.
+    pub(super) fn check(&self, value: &TokenStream, config: &TokenStream) -> TokenStream {
+        let Self { ty, name, .. } = self;
+        quote_spanned! {ty.span()=>
+            __reader.at_key(#name, |__reader| {
+                <#ty as #config::ConfigField>::cross_check(#value, __reader);
+            });
+        }
     }
 }

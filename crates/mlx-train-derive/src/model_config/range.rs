@@ -44,7 +44,7 @@ fn check_type(name: &syn::Ident, element: &Type, range: &ExprRange, mistakes: &m
         Known::Boolean | Known::String | Known::Path => {
             let ty = element.to_token_stream();
             let message =
-                format!("`{name}` is a `{ty}`, which has no range; only numbers have one");
+                format!("`{name}` is of type `{ty}`, which has no range; only numbers have one");
             mistakes.at(range, message);
         }
         known @ (Known::Integer(_) | Known::Float) => {
@@ -56,10 +56,9 @@ fn check_type(name: &syn::Ident, element: &Type, range: &ExprRange, mistakes: &m
                 };
                 if !fits {
                     let (ty, expects) = (element.to_token_stream(), known.expects());
-                    mistakes.at(
-                        bound,
-                        format!("`{name}` is a `{ty}`; a bound of its range is {expects}"),
-                    );
+                    let message =
+                        format!("`{name}` is of type `{ty}`; bound its range by {expects}");
+                    mistakes.at(bound, message);
                 }
             }
         }

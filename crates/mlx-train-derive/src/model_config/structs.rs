@@ -59,24 +59,25 @@ fn field_impl(
     config: &TokenStream,
 ) -> TokenStream {
     let name = &input.ident;
-    let nodes = fields.iter().map(
-        |Field { ident, name, .. }| quote!((#name, #config::ConfigField::to_node(&self.#ident))),
-    );
-    let reads = fields
-        .iter()
-        .map(|Field { ident, name, .. }| quote!(#ident: __fields.read(#name, &__base.#ident)));
-    let checks = fields.iter().map(|Field { ident, name, .. }| {
-        quote!(__reader.at_key(#name, |__reader| {
-            #config::ConfigField::cross_check(&self.#ident, __reader);
-        });)
+    let of_self = |Field { ident, .. }: &Field| quote!(&self.#ident);
+    let nodes = fields.iter().map(|field| field.node(&of_self(field), config));
+    let checks = fields.iter().map(|field| field.check(&of_self(field), config));
+    let reads = fields.iter().map(|field| {
+        let ident = &field.ident;
+        field.read(&quote!(&__base.#ident), config)
     });
-    let validate = validate
-        .map(|validate| quote_spanned!(validate.span()=> __reader.check_result(#validate(self));));
+    // A pointer, so that the message about a wrong function names both signatures.
+    let validate = validate.map(|validate| {
+        quote_spanned! {validate.span()=>
+            let __check: fn(&Self) -> ::core::result::Result<(), _> = #validate;
+            __reader.check_result(__check(self));
+        }
+    });
     quote! {
         #[automatically_derived]
         impl #config::ConfigField for #name {
             fn field_type() -> #config::FieldType {
-                #config::FieldType::Config(<Self as #config::ModelConfig>::schema())
+                #config::FieldType::Config(__schema())
             }
             fn to_node(&self) -> #config::Node {
                 #config::Node::table([#(#nodes),*])
@@ -110,28 +111,28 @@ fn model_impl(
         let ident = &field.ident;
         field.schema(&quote!(&__default.#ident), config)
     });
-    let presets = presets.map(|presets| {
-        let list =
-            quote_spanned!(presets.span()=> ::core::iter::IntoIterator::into_iter(#presets()));
-        quote! {
-            fn presets() -> ::std::vec::Vec<#config::Preset<Self>> {
-                #list.map(::core::convert::Into::into).collect()
-            }
-        }
-    });
+    let presets = presets.map_or_else(
+        || quote!(::std::vec::Vec::new()),
+        |presets| quote_spanned!(presets.span()=> #config::collect_presets::<#name, _>(#presets())),
+    );
     quote! {
+        fn __schema() -> #config::Schema {
+            let __default = <#name as ::core::default::Default>::default();
+            #config::Schema::new(#text, #docs, ::std::vec![#(#schemas),*], &__presets())
+        }
+
+        fn __presets() -> ::std::vec::Vec<#config::Preset<#name>> {
+            #presets
+        }
+
         #[automatically_derived]
         impl #config::ModelConfig for #name {
             fn schema() -> #config::Schema {
-                let __default = <Self as ::core::default::Default>::default();
-                #config::Schema::new(
-                    #text,
-                    #docs,
-                    ::std::vec![#(#schemas),*],
-                    &<Self as #config::ModelConfig>::presets(),
-                )
+                __schema()
             }
-            #presets
+            fn presets() -> ::std::vec::Vec<#config::Preset<Self>> {
+                __presets()
+            }
         }
     }
 }
@@ -150,7 +151,7 @@ fn source_impls(input: &DeriveInput, config: &TokenStream) -> TokenStream {
         #[automatically_derived]
         impl #config::IntoConfigSource for &#name {
             fn into_config_source(self) -> #config::ConfigSource {
-                #config::ConfigSource::typed(::core::clone::Clone::clone(self))
+                #config::ConfigSource::typed_ref(self)
             }
         }
     }

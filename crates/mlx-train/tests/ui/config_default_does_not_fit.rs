@@ -1,0 +1,9 @@
+use mlx_train::prelude::*;
+
+#[derive(Debug, Clone, ModelConfig)]
+struct Sizes {
+    #[config(default = 300)]
+    width: u8,
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use mlx_train::prelude::*;
+
+#[derive(ModelConfig)]
+struct Sizes {
+    tied: bool,
+}
+
+fn main() {}
