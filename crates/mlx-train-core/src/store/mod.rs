@@ -16,5 +16,5 @@ mod whole_file;
 
 pub use array_file::{ArrayFile, save_arrays};
 pub use error::{Mismatch, StoreError};
-pub use weights::{LoadOptions, load_weights, save_weights};
+pub use weights::{LoadOptions, Rename, load_weights, save_weights};
 pub use whole_file::write_whole;

@@ -40,10 +40,12 @@ pub fn save_weights(
 pub struct LoadOptions<'a> {
     /// Converts floating-point arrays to the dtypes of the model's parameters; integers never.
     pub cast: bool,
-    /// Gives the parameter's name for a name in the file; `None` leaves that array out.
-    #[allow(clippy::type_complexity)]
-    pub rename: Option<&'a dyn Fn(&str) -> Option<String>>,
+    /// Maps names of another tool to the model's.
+    pub rename: Option<&'a Rename>,
 }
+
+/// Gives the parameter's name for a name in the file, or `None` to leave that array out.
+pub type Rename = dyn Fn(&str) -> Option<String>;
 
 /// Loads every parameter of a model from a safetensors file, or changes nothing.
 ///

@@ -40,7 +40,8 @@ const IGNORED: i32 = -100;
 ///
 /// Dropout follows the embedding and both parts of each block, as in GPT-2 (Radford et al. 2019); it is active
 /// in an [`rng::scope`](mlx_train_core::rng::scope) only. Norms, softmax and loss are computed in
-/// f32 whatever the weights' dtype.
+/// f32 whatever the weights' dtype. Tokens and targets are not checked against the vocabulary here,
+/// where it would stall a GPU: data loading does that, and [`generate`](mlx_train_core::generate).
 ///
 /// ```
 /// # use mlx_train_core::{Array, model::{BaseModel, FromConfig}};
