@@ -4,6 +4,15 @@
 //! Rumelhart, Hinton and Williams, Nature 323 (1986); the norm stands before the activation as in
 //! Ba et al., arXiv:1607.06450, section 3.
 //!
+//! ```
+//! # use mlx_train_core::{Array, model::{BaseModel, FromConfig}};
+//! # use mlx_train_models::mlp::{Mlp, MlpConfig};
+//! let mut model = Mlp::from_config(&MlpConfig { input_size: 12, ..Default::default() })?;
+//! let images = Array::from_slice(&[0.5_f32; 24], &[2, 3, 4]);
+//! assert_eq!(model.forward(&images)?.shape(), [2, 10]);
+//! # Ok::<(), mlx_train_core::Error>(())
+//! ```
+//!
 //! Shape letters: B batch, I `input_size`, O `output_size`, W a width of `hidden_sizes`.
 
 mod config;
@@ -24,21 +33,13 @@ use mlx_train_core::{
     model::{BaseModel, FromConfig, Loss},
     nn::{Linear, Stack, init::kaiming_normal},
 };
-use mlx_train_derive::ModuleParameters;
+use mlx_train_derive::{ModuleParameters, register_model};
 
 /// Multilayer perceptron: features `(B, …)`, flattened to `(B, I)`, to outputs `(B, O)`.
 ///
 /// The outputs are logits for classification and plain numbers for regression. Dropout is active
-/// in an [`rng::scope`](mlx_train_core::rng::scope) only.
-///
-/// ```
-/// # use mlx_train_core::{Array, model::{BaseModel, FromConfig}};
-/// # use mlx_train_models::mlp::{Mlp, MlpConfig};
-/// let mut model = Mlp::from_config(&MlpConfig { input_size: 12, ..Default::default() })?;
-/// let images = Array::from_slice(&[0.5_f32; 24], &[2, 3, 4]);
-/// assert_eq!(model.forward(&images)?.shape(), [2, 10]);
-/// # Ok::<(), mlx_train_core::Error>(())
-/// ```
+/// only while the model trains.
+#[register_model("mlp", tags = ["classification", "regression"])]
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Mlp {
     #[param]

@@ -4,8 +4,20 @@
 //! attention with rotary positions and a gated feed-forward part, each behind an RMSNorm and added
 //! to its input, and a last norm and projection give the logits of the next token.
 //!
-//! Parameters have the names and layouts of Hugging Face's Llama (`model.layers.0.self_attn.q_proj.weight`),
-//! so weights move to and from other tools; `rotary_emb.inv_freq`, which old files hold, is computed here.
+//! Parameters have the names and layouts of Hugging Face's Llama
+//! (`model.layers.0.self_attn.q_proj.weight`), so weights move to and from other tools; the
+//! `rotary_emb.inv_freq` that old files hold is computed here.
+//!
+//! ```
+//! # use mlx_train_core::{Array, model::{BaseModel, FromConfig}};
+//! # use mlx_train_models::transformer::{Transformer, TransformerConfig};
+//! let config = TransformerConfig {
+//!     vocab_size: 16, hidden_size: 8, num_layers: 1, num_heads: 2, ..Default::default()
+//! };
+//! let tokens = Array::from_slice(&[1, 2, 3], &[1, 3]);
+//! assert_eq!(Transformer::from_config(&config)?.forward(&tokens)?.shape(), [1, 3, 16]);
+//! # Ok::<(), mlx_train_core::Error>(())
+//! ```
 //!
 //! Shape letters: B batch, T tokens, V `vocab_size`, C `hidden_size`, H `num_heads`, K `num_kv_heads`,
 //! D head size = C / H, F `intermediate_size`.
@@ -31,28 +43,18 @@ use mlx_train_core::{
     model::{BaseModel, FromConfig, Loss},
     nn::{Dropout, Embedding, KvCache, Linear, RmsNorm, Stack},
 };
-use mlx_train_derive::ModuleParameters;
+use mlx_train_derive::{ModuleParameters, register_model};
 
 /// The target of padding.
 const IGNORED: i32 = -100;
 
 /// Decoder-only transformer of the Llama family: tokens `(B, T)` to next-token logits `(B, T, V)`.
 ///
-/// Dropout follows the embedding and both parts of each block, as in GPT-2 (Radford et al. 2019); it is active
-/// in an [`rng::scope`](mlx_train_core::rng::scope) only. Norms, softmax and loss are computed in
-/// f32 whatever the weights' dtype. Tokens and targets are not checked against the vocabulary here,
-/// where it would stall a GPU: data loading does that, and [`generate`](mlx_train_core::generate).
-///
-/// ```
-/// # use mlx_train_core::{Array, model::{BaseModel, FromConfig}};
-/// # use mlx_train_models::transformer::{Transformer, TransformerConfig};
-/// let config = TransformerConfig {
-///     vocab_size: 16, hidden_size: 8, num_layers: 1, num_heads: 2, ..Default::default()
-/// };
-/// let tokens = Array::from_slice(&[1, 2, 3], &[1, 3]);
-/// assert_eq!(Transformer::from_config(&config)?.forward(&tokens)?.shape(), [1, 3, 16]);
-/// # Ok::<(), mlx_train_core::Error>(())
-/// ```
+/// Dropout follows the embedding and both parts of each block, as in GPT-2 (Radford et al. 2019);
+/// it is active only while the model trains. Norms, softmax and loss are computed in f32 whatever
+/// the weights' dtype. Tokens and targets are not checked against the vocabulary here, where it
+/// would stall a GPU: data loading and generation do that.
+#[register_model("transformer", aliases = ["llama"], tags = ["decoder", "language"])]
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Transformer {
     #[param]
