@@ -13,9 +13,9 @@ use std::process::Command;
 pub enum Backend {
     /// The processor, with OpenBLAS.
     Cpu,
-    /// NVIDIA GPUs with a driver of at least 550 (2.1 GB to fetch).
+    /// NVIDIA GPUs with a driver of at least 550 (some 2 GB to fetch).
     Cuda12,
-    /// NVIDIA GPUs with a driver of at least 580 (1.5 GB to fetch).
+    /// NVIDIA GPUs with a driver of at least 580 (1.6 GB to fetch).
     Cuda13,
 }
 
