@@ -1,6 +1,7 @@
 //! Starting other programs: what they print is shown, or kept for the error message.
 
 use crate::error::{Error, Result};
+use crate::workspace::cargo_program;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -42,11 +43,10 @@ pub fn capture(command: &mut Command) -> Result<String> {
 
 /// The command as one would type it, for messages.
 pub fn describe(command: &Command) -> String {
-    std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(quoted)
-        .collect::<Vec<_>>()
-        .join(" ")
+    let program = command.get_program();
+    // Cargo tells us its own long path; a person types its name.
+    let program = if *program == *cargo_program() { OsStr::new("cargo") } else { program };
+    std::iter::once(program).chain(command.get_args()).map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// Where `program` is on PATH, if it is.

@@ -5,6 +5,13 @@ use crate::error::Result;
 use crate::shell;
 use crate::workspace::Workspace;
 
+/// How many threads each process may use for one matrix product.
+///
+/// Idle OpenBLAS threads spin, so processes that each want every core slow each other down more than
+/// tenfold; several tests start such processes. The tests' products are small: with one thread each
+/// program takes as long as with two, and up to half of the processor time.
+const BLAS_THREADS: &str = "OPENBLAS_NUM_THREADS";
+
 /// Options of `test`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -37,24 +44,37 @@ pub struct TestArgs {
 /// When set-up fails or a test does.
 pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<()> {
     setup::ensure(workspace)?;
-    // `--all-targets` leaves documentation examples out, and `--doc` takes nothing else.
-    for targets in ["--all-targets", "--doc"] {
+    for arguments in invocations(args) {
         let mut command = workspace.cargo();
-        command.args(arguments(args, targets));
+        command.args(arguments);
+        if std::env::var_os(BLAS_THREADS).is_none() {
+            command.env(BLAS_THREADS, "1");
+        }
         println!("{}", shell::describe(&command));
         shell::stream(&mut command)?;
     }
     Ok(())
 }
 
-fn arguments<'a>(args: &'a TestArgs, targets: &'a str) -> Vec<&'a str> {
-    let mut arguments = vec!["test", targets];
-    for package in &args.package {
-        arguments.extend(["--package", package]);
-    }
+/// The arguments of each `cargo` to run.
+///
+/// `--all-targets` leaves documentation examples out, and `--doc` takes nothing else, nor a package
+/// that is only a program. So the whole workspace takes two runs; a named package gets what plain
+/// `cargo test` does, which is both but for benchmarks.
+fn invocations(args: &TestArgs) -> Vec<Vec<&str>> {
     if args.package.is_empty() {
-        arguments.push("--workspace");
+        return vec![
+            arguments(args, &["--workspace", "--doc"]),
+            arguments(args, &["--workspace", "--all-targets"]),
+        ];
     }
+    let named = args.package.iter().flat_map(|package| ["--package", package]);
+    vec![arguments(args, &named.collect::<Vec<_>>())]
+}
+
+fn arguments<'a>(args: &'a TestArgs, what: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["test"];
+    arguments.extend(what);
     if args.release {
         arguments.push("--release");
     }
@@ -66,4 +86,31 @@ fn arguments<'a>(args: &'a TestArgs, targets: &'a str) -> Vec<&'a str> {
         arguments.extend(args.rest.iter().map(String::as_str));
     }
     arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(package: &[&str], rest: &[&str]) -> TestArgs {
+        let owned = |words: &[&str]| words.iter().map(ToString::to_string).collect();
+        let (package, rest) = (owned(package), owned(rest));
+        TestArgs { package, release: false, no_fail_fast: true, rest }
+    }
+
+    #[test]
+    fn everything_is_tested_unless_packages_are_named() {
+        let expected = [
+            ["test", "--workspace", "--doc", "--no-fail-fast"],
+            ["test", "--workspace", "--all-targets", "--no-fail-fast"],
+        ];
+        assert_eq!(invocations(&options(&[], &[])), expected);
+    }
+
+    #[test]
+    fn a_package_and_a_filter_reach_cargo() {
+        let some = options(&["xtask"], &["elf", "--nocapture"]);
+        let expected = ["test", "--package", "xtask", "--no-fail-fast", "--", "elf", "--nocapture"];
+        assert_eq!(invocations(&some), [expected]);
+    }
 }
