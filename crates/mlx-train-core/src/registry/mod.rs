@@ -1,12 +1,47 @@
 //! Look-up of models by name: what `#[register_model("name")]` registered, in all linked crates.
 //!
 //! ```
-//! use mlx_train_core::{registry::ModelRegistry, Result};
+//! use mlx_train_core::{
+//!     Array, ModuleParameters, Result,
+//!     config::ModelConfig,
+//!     model::{BaseModel, FromConfig, Loss},
+//!     register_model,
+//!     registry::ModelRegistry,
+//! };
 //!
-//! fn names(pattern: &str) -> Result<Vec<&'static str>> {
-//!     Ok(ModelRegistry::list(pattern)?.iter().map(|model| model.name()).collect())
+//! #[derive(Debug, Clone, ModelConfig)]
+//! struct ShiftConfig {
+//!     /// What is added.
+//!     #[config(default = 1.0)]
+//!     by: f32,
 //! }
-//! # assert_eq!(names("trans*")?, [""; 0]);
+//!
+//! /// Adds a number.
+//! #[register_model("shift", aliases = ["plus"], tags = ["toy"])]
+//! #[derive(Debug, ModuleParameters)]
+//! struct Shift(f32);
+//!
+//! impl FromConfig for Shift {
+//!     type Config = ShiftConfig;
+//!     fn from_config(config: &ShiftConfig) -> Result<Self> {
+//!         Ok(Self(config.by))
+//!     }
+//! }
+//!
+//! impl BaseModel for Shift {
+//!     fn forward(&mut self, x: &Array) -> Result<Array> {
+//!         Ok(x.add(Array::from_f32(self.0))?)
+//!     }
+//!     fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
+//!         Ok(mlx_train_core::loss::mse(&self.forward(x)?, y)?)
+//!     }
+//! }
+//!
+//! let mut model = ModelRegistry::get_model("shift")?.build(["by=2"])?;
+//! assert_eq!(model.forward(&Array::from_f32(1.0))?.try_item_exact::<f32>().ok(), Some(3.0));
+//!
+//! let found = ModelRegistry::list("sh*")?;
+//! assert_eq!((found[0].name(), found[0].description()), ("shift", "Adds a number."));
 //! # Ok::<(), mlx_train_core::Error>(())
 //! ```
 //!

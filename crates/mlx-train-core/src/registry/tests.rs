@@ -351,6 +351,34 @@ mod clashes {
         assert_eq!(index.get("mesh").unwrap().type_path(), "a::Net");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_name_is_found_exactly_when_one_model_has_it(
+            models in proptest::collection::vec(("[a-c]", proptest::option::of("[d-f]")), 0..6)
+        ) {
+            let index = index_of(models.iter().map(|(name, alias)| {
+                let aliases: Vec<&str> = alias.iter().map(|alias| &*alias.clone().leak()).collect();
+                Registration { aliases: aliases.leak(), ..named(name.clone().leak()) }
+            }));
+            let count_of = |text: &str| {
+                let has = |(name, alias): &&(String, Option<String>)| name == text || alias.as_deref() == Some(text);
+                models.iter().filter(has).count()
+            };
+            for text in ["a", "b", "c", "d", "e", "f"] {
+                match (index.get(text), count_of(text)) {
+                    (Err(RegistryError::UnknownModel { .. }), 0) => {}
+                    (Ok(entry), 1) => assert!(entry.names().any(|name| name == text)),
+                    (Err(RegistryError::NameClash(clashes)), count @ 2..) => {
+                        assert_eq!(clashes[0].entries().len(), count);
+                    }
+                    (found, count) => panic!("{text}: {found:?} with {count} models"),
+                }
+            }
+            let clashes = ["a", "b", "c", "d", "e", "f"].iter().any(|text| count_of(text) > 1);
+            assert_eq!(index.list("*").is_err(), clashes);
+        }
+    }
+
     #[test]
     fn a_listing_reports_every_clash_at_once() {
         let index = index_of([FIRST, SECOND, named("a"), named("a"), named("a")]);
