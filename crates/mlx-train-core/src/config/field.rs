@@ -12,12 +12,6 @@ use std::path::PathBuf;
 ///
 /// Integers up to 64 bits, `f32`, `f64`, `bool`, `String`, `PathBuf`; [`Option`], [`Vec`] and arrays of
 /// these; and what derives `ModelConfig`: structs, and enums, which need not be configs on their own.
-#[diagnostic::on_unimplemented(
-    message = "a config cannot have a field of type `{Self}`",
-    label = "not a type of a config field",
-    note = "fields are numbers, `bool`, `String`, `PathBuf`, `Option`, `Vec` or arrays of these, \
-            and your own structs and enums with `#[derive(ModelConfig)]`"
-)]
 pub trait ConfigField: Clone + Sized {
     /// The type, for messages and schemas.
     #[doc(hidden)]
@@ -32,27 +26,64 @@ pub trait ConfigField: Clone + Sized {
     #[doc(hidden)]
     fn read(node: &Node, base: Option<&Self>, reader: &mut Reader) -> Option<Self>;
 
-    /// Reads the field `name` of a table; `base` is its value where the table has none, or a wrong one.
+    /// Checks what a schema cannot say, in nested configs first.
     #[doc(hidden)]
-    fn read_field(fields: &mut Fields<'_>, name: &'static str, base: &Self) -> Self {
-        fields.read(name, base)
-    }
+    fn cross_check(&self, _reader: &mut Reader) {}
+}
 
-    /// A field of this type.
-    #[doc(hidden)]
-    fn describe(
+/// What derives call for each field: [`ConfigField`] by another name.
+///
+/// The compiler adds to an error about a trait some of the types that implement it. Here that is this
+/// one line, and not the configs of every crate.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "a config cannot have a field of type `{Self}`",
+    label = "not a type of a config field",
+    note = "fields are numbers, `bool`, `String`, `PathBuf`, `Option`, `Vec` or arrays of these, \
+            and your own structs and enums with `#[derive(ModelConfig)]`"
+)]
+pub trait DerivedField: Clone + Sized {
+    /// The schema of a field of this type.
+    fn describe_field(
+        name: &'static str,
+        docs: &'static str,
+        default: &Self,
+        range: Option<Range>,
+    ) -> FieldSchema;
+
+    /// The value as a tree.
+    fn field_to_node(&self) -> Node;
+
+    /// Reads the field `name` of a table; `base` is its value where the table has none, or a wrong one.
+    fn read_field(fields: &mut Fields<'_>, name: &'static str, base: &Self) -> Self;
+
+    /// Checks what a schema cannot say.
+    fn check_field(&self, name: &'static str, reader: &mut Reader);
+}
+
+#[diagnostic::do_not_recommend]
+impl<T: ConfigField> DerivedField for T {
+    fn describe_field(
         name: &'static str,
         docs: &'static str,
         default: &Self,
         range: Option<Range>,
     ) -> FieldSchema {
         let default = default.to_node().into_json();
-        FieldSchema { name, docs, ty: Self::field_type(), default, range }
+        FieldSchema { name, docs, ty: T::field_type(), default, range }
     }
 
-    /// Checks what a schema cannot say, in nested configs first.
-    #[doc(hidden)]
-    fn cross_check(&self, _reader: &mut Reader) {}
+    fn field_to_node(&self) -> Node {
+        self.to_node()
+    }
+
+    fn read_field(fields: &mut Fields<'_>, name: &'static str, base: &Self) -> Self {
+        fields.read(name, base)
+    }
+
+    fn check_field(&self, name: &'static str, reader: &mut Reader) {
+        reader.at_key(name, |reader| self.cross_check(reader));
+    }
 }
 
 macro_rules! integers {

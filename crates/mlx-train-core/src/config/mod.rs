@@ -91,7 +91,7 @@ use std::{fmt::Debug, path::Path};
 pub mod private {
     pub use super::{ConfigError, ModelConfig};
     pub use super::{
-        field::ConfigField,
+        field::{ConfigField, DerivedField},
         node::Node,
         preset::{Preset, collect_presets},
         range::{Numeric, Range},

@@ -68,7 +68,7 @@ impl Reader {
     }
 
     /// Runs `f` one key deeper.
-    pub fn at_key<T>(&mut self, key: &str, f: impl FnOnce(&mut Self) -> T) -> T {
+    pub(crate) fn at_key<T>(&mut self, key: &str, f: impl FnOnce(&mut Self) -> T) -> T {
         let length = self.path.len();
         if length > 0 {
             self.path.push('.');
@@ -235,7 +235,7 @@ pub struct Fields<'a> {
 
 impl Fields<'_> {
     /// Reads the field `name`; `base` is its value where the table has none, or a wrong one.
-    pub fn read<T: ConfigField>(&mut self, name: &'static str, base: &T) -> T {
+    pub(crate) fn read<T: ConfigField>(&mut self, name: &'static str, base: &T) -> T {
         self.known.push(name);
         let entry = self.entries.iter().find(|entry| entry.name == name);
         entry

@@ -69,27 +69,27 @@ fn parse_field(field: &syn::Field, config: &TokenStream, mistakes: &mut Mistakes
     })
 }
 
-/// Every use of a field's type is spanned at it, and the same: one that cannot be a field is told once.
+/// Every use of a field's type is spanned at it, and of one trait: what cannot be a field is told once.
 impl Field {
     /// An expression of type `FieldSchema`; `default` is one of the type `&ty`.
     pub(super) fn schema(&self, default: &TokenStream, config: &TokenStream) -> TokenStream {
         let Self { ty, name, docs, range, .. } = self;
         quote_spanned! {ty.span()=>
-            <#ty as #config::ConfigField>::describe(#name, #docs, #default, #range)
+            <#ty as #config::DerivedField>::describe_field(#name, #docs, #default, #range)
         }
     }
 
     /// `("name", node)` of a value of the type `&ty`.
     pub(super) fn node(&self, value: &TokenStream, config: &TokenStream) -> TokenStream {
         let Self { ty, name, .. } = self;
-        quote_spanned!(ty.span()=> (#name, <#ty as #config::ConfigField>::to_node(#value)))
+        quote_spanned!(ty.span()=> (#name, <#ty as #config::DerivedField>::field_to_node(#value)))
     }
 
     /// `ident: value` as read from `__fields`; `base` is of the type `&ty`.
     pub(super) fn read(&self, base: &TokenStream, config: &TokenStream) -> TokenStream {
         let Self { ident, ty, name, .. } = self;
         quote_spanned! {ty.span()=>
-            #ident: <#ty as #config::ConfigField>::read_field(__fields, #name, #base)
+            #ident: <#ty as #config::DerivedField>::read_field(__fields, #name, #base)
         }
     }
 
@@ -97,9 +97,7 @@ impl Field {
     pub(super) fn check(&self, value: &TokenStream, config: &TokenStream) -> TokenStream {
         let Self { ty, name, .. } = self;
         quote_spanned! {ty.span()=>
-            __reader.at_key(#name, |__reader| {
-                <#ty as #config::ConfigField>::cross_check(#value, __reader);
-            });
+            <#ty as #config::DerivedField>::check_field(#value, #name, __reader);
         }
     }
 }

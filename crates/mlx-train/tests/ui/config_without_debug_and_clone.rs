@@ -1,8 +1,0 @@
-use mlx_train::prelude::*;
-
-#[derive(ModelConfig)]
-struct Sizes {
-    tied: bool,
-}
-
-fn main() {}
