@@ -20,6 +20,7 @@ use proptest::prelude::*;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 use tempfile::{TempDir, tempdir};
 
@@ -272,9 +273,14 @@ proptest! {
         cut in any::<prop::sample::Index>(),
         truncate in any::<bool>(),
     ) {
+        // Saved once: each save waits for the disk.
+        static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+            let (_folder, path) = in_folder();
+            save_weights(&model(2, 1.0), &path).unwrap();
+            fs::read(&path).unwrap()
+        });
         let (_folder, path) = in_folder();
-        save_weights(&model(2, 1.0), &path).unwrap();
-        let mut bytes = fs::read(&path).unwrap();
+        let mut bytes = WHOLE.clone();
         for (at, flip) in flips {
             let at = at.index(bytes.len());
             bytes[at] ^= flip;
@@ -293,6 +299,10 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn any_names_shapes_and_values_come_back(
