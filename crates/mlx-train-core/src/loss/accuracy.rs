@@ -2,7 +2,7 @@
 
 use super::{
     Loss,
-    cross_entropy::{check_targets, masked_mean},
+    cross_entropy::{check_targets, masked_mean, nothing},
 };
 use crate::{Array, Result};
 use mlx_rs::{Dtype, ops::indexing::argmax_axis};
@@ -17,6 +17,9 @@ use mlx_rs::{Dtype, ops::indexing::argmax_axis};
 /// [`LossError`](super::LossError) when the targets do not fit the logits; or when MLX fails.
 pub fn accuracy(logits: &Array, targets: &Array, ignore_index: Option<i32>) -> Result<Loss> {
     check_targets("accuracy", logits, targets)?;
+    if targets.size() == 0 {
+        return Ok(nothing());
+    }
     let targets = targets.as_dtype(Dtype::Int32)?;
     let best = argmax_axis(logits, -1, None)?.as_dtype(Dtype::Int32)?;
     let mask = ignore_index.map(|ignored| targets.ne(Array::from_int(ignored))).transpose()?;

@@ -25,10 +25,11 @@ pub struct CrossEntropy {
 /// For each target `log(Z) - (1 - s) * logits[target] - s * mean(logits) + z * log(Z)^2` with
 /// `Z = sum(exp(logits))`, smoothing `s` and z-loss `z`, averaged over the targets that are not
 /// ignored. Logits are of any floating dtype, targets of any integer one. If every target is
-/// ignored, value and weight are 0.
+/// ignored, or there is none, value and weight are 0.
 ///
-/// MLX does not check targets: one at or above V reads memory of something else. Check data with
-/// [`validate_targets`] when it is loaded.
+/// MLX does not check targets: one at or above V reads the next row's logits or memory of something
+/// else, and a negative one counts from the last class. Check data with [`validate_targets`] when it
+/// is loaded.
 ///
 /// ```
 /// use mlx_train_core::{Array, loss::{CrossEntropy, cross_entropy}};
@@ -48,6 +49,9 @@ pub fn cross_entropy(logits: &Array, targets: &Array, options: &CrossEntropy) ->
     let &CrossEntropy { ignore_index, label_smoothing, z_loss } = options;
     options.check()?;
     check_targets("cross_entropy", logits, targets)?;
+    if targets.size() == 0 {
+        return Ok(nothing());
+    }
     let logits = logits.as_dtype(Dtype::Float32)?;
     let targets = targets.as_dtype(Dtype::Int32)?;
     let mask = ignore_index.map(|ignored| targets.ne(Array::from_int(ignored))).transpose()?;
@@ -135,6 +139,11 @@ pub fn validate_targets(
         flat /= size as usize;
     }
     Err(LossError::TargetRange { target, position, num_classes }.into())
+}
+
+/// The loss of no targets: MLX's reductions refuse arrays without elements.
+pub(super) fn nothing() -> Loss {
+    Loss::mean_over(Array::from_f32(0.0), 0)
 }
 
 /// The mean of `each` `(...)` over the elements that the mask, if any, keeps; 0 if it keeps none.

@@ -8,7 +8,8 @@ use mlx_train_derive::ModuleParameters;
 /// Looks up a vector for each integer, for example for each token id.
 ///
 /// The parameter `weight` is `(num_embeddings, dimensions)`. MLX does not check ids: one at or above
-/// `num_embeddings` reads memory of something else, so check data when it is loaded.
+/// `num_embeddings` reads memory of something else, and a negative one counts from the last vector, so
+/// check data when it is loaded.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Embedding {
     /// The vectors, `(num_embeddings, dimensions)`.
