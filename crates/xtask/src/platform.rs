@@ -45,7 +45,8 @@ pub fn glibc() -> Option<Version> {
 /// The command that installs `programs` with this machine's package manager.
 pub fn install_command(programs: &[Program]) -> String {
     let managers = ["apt-get", "dnf", "pacman", "zypper"];
-    let manager = managers.into_iter().find(|manager| shell::find(manager).is_some());
+    let linux = || managers.into_iter().find(|manager| shell::find(manager).is_some());
+    let manager = if is_macos() { Some("brew") } else { linux() };
     install_command_with(manager, programs, is_root())
 }
 
@@ -63,13 +64,18 @@ fn install_command_with(manager: Option<&str>, programs: &[Program], root: bool)
             Program::Gxx => "gcc-c++",
             Program::Python => "python3",
         }),
+        Some("brew") => ("brew install", |program| match program {
+            Program::Gxx => "gcc",
+            Program::Python => "python",
+        }),
         _ => ("apt-get install -y", |program| match program {
             Program::Gxx => "g++",
             Program::Python => "python3 python3-venv",
         }),
     };
     let packages: Vec<_> = programs.iter().map(|program| packages(*program)).collect();
-    let sudo = if root { "" } else { "sudo " };
+    // Homebrew refuses to run as root.
+    let sudo = if root || manager == Some("brew") { "" } else { "sudo " };
     format!("{sudo}{command} {}", packages.join(" "))
 }
 
@@ -83,6 +89,7 @@ mod tests {
         let command = |manager, root| install_command_with(manager, &both, root);
         assert_eq!(command(Some("apt-get"), true), "apt-get install -y g++ python3 python3-venv");
         assert_eq!(command(Some("dnf"), false), "sudo dnf install -y gcc-c++ python3");
+        assert_eq!(command(Some("brew"), false), "brew install gcc python");
         assert!(command(None, false).starts_with("sudo apt-get install"));
     }
 }

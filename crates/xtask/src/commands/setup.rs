@@ -43,6 +43,11 @@ pub struct SetupArgs {
 /// When a program is missing, a download fails, or a compiler refuses.
 pub fn run(workspace: &Workspace, args: &SetupArgs) -> Result<()> {
     if platform::is_macos() {
+        if args.global || args.backend.is_some() {
+            println!(
+                "on macOS mlx-sys builds MLX by itself: --global and --backend change nothing"
+            );
+        }
         return on_macos(workspace, args.force);
     }
     let backend = args.backend.unwrap_or_else(Backend::detect);
@@ -137,10 +142,7 @@ fn missing_on_macos() -> Vec<String> {
         problems.push("no cmake: run `brew install cmake`".to_owned());
     }
     if let Err(error) = Interpreter::find() {
-        problems.push(
-            format!("{error}")
-                .replace("sudo apt-get install -y python3 python3-venv", "brew install python"),
-        );
+        problems.push(error.to_string());
     }
     problems
 }

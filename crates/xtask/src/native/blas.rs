@@ -148,4 +148,67 @@ mod tests {
         assert!(is_reference_blas("liblapack-86b2c207.so.3.10.0"));
         assert!(!is_reference_blas("libstdc++.so.6"));
     }
+
+    /// Compiles one C function into a shared library that needs `needed`.
+    #[cfg(target_os = "linux")]
+    fn library(path: &Path, source: &str, needed: &[&Path]) {
+        use std::process::Command;
+        let folder = path.parent().expect("a folder");
+        std::fs::create_dir_all(folder).expect("made");
+        let file = path.with_extension("c");
+        std::fs::write(&file, source).expect("written");
+        let name = path.file_name().expect("a name").to_str().expect("UTF-8");
+        let mut command = Command::new("g++");
+        command.args(["-x", "c", "-shared", "-fPIC", "-o"]).arg(path).arg(&file);
+        command.arg(format!("-Wl,-soname,{name}")).args(["-x", "none"]).args(needed);
+        command.arg("-Wl,--disable-new-dtags,-rpath,$ORIGIN/../../mlx_cpu.libs");
+        shell::capture(&mut command).expect("compiled");
+    }
+
+    /// A wheel in small: one BLAS function, which answers 1 in the reference and 42 in the fast one.
+    #[cfg(target_os = "linux")]
+    fn small_site_packages(site: &Path, fast: &str) {
+        let reference = site.join("mlx_cpu.libs/libblas-1.so.3");
+        library(&reference, "int cblas_f(int x) { return 1; }", &[]);
+        library(&site.join("scipy_openblas32/lib/libscipy_openblas.so"), fast, &[]);
+        let mlx = "int cblas_f(int); int mlx_f(int x) { return cblas_f(x); }";
+        library(&site.join("mlx/lib/libmlx.so"), mlx, &[&reference]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn calls_end_in_the_fast_library_with_their_arguments() {
+        use std::process::Command;
+        let folder = tempfile::tempdir().expect("a folder");
+        let site = folder.path();
+        small_site_packages(site, "int scipy_cblas_f(int x) { return 42 + x; }");
+        let lock = tempfile::tempfile().expect("a file");
+        let replaced = replace(site, "g++", site, &lock).expect("replaced");
+        assert_eq!(replaced.libraries, ["libblas-1.so.3"]);
+        assert_eq!(replaced.num_functions, 1);
+        let main = site.join("main.c");
+        std::fs::write(&main, "int mlx_f(int); int main(void) { return mlx_f(8); }")
+            .expect("written");
+        let (program, mlx) = (site.join("main"), site.join("mlx/lib"));
+        let mut compile = Command::new("g++");
+        compile.args(["-x", "c"]).arg(&main).arg("-o").arg(&program);
+        compile.args(["-x", "none"]).arg(mlx.join("libmlx.so"));
+        compile.arg(format!("-Wl,--disable-new-dtags,-rpath,{}", mlx.display()));
+        shell::capture(&mut compile).expect("compiled");
+        let status = Command::new(&program).status().expect("runs");
+        assert_eq!(status.code(), Some(50));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn nothing_is_replaced_when_a_function_is_missing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let site = folder.path();
+        small_site_packages(site, "int scipy_cblas_g(int x) { return x; }");
+        let lock = tempfile::tempfile().expect("a file");
+        let refused = replace(site, "g++", site, &lock).expect_err("lacks cblas_f");
+        assert!(refused.to_string().contains("lacks cblas_f, which MLX calls"), "{refused}");
+        let reference = SharedObject::read(&site.join("mlx_cpu.libs/libblas-1.so.3"));
+        assert!(reference.expect("still there").defined.contains("cblas_f"));
+    }
 }

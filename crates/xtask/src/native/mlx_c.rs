@@ -1,11 +1,13 @@
 //! mlx-c, MLX's C interface, compiled from the sources inside the mlx-sys package.
 
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use crate::shell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Where everything is that the compiler reads and writes.
 #[derive(Debug)]
@@ -24,21 +26,31 @@ pub struct MlxC<'a> {
     pub compiler: &'a str,
     /// The set-up's lock, which compilers hold as well.
     pub lock: &'a File,
+    /// Who is told how far it is.
+    pub progress: &'a Progress,
 }
 
 impl MlxC<'_> {
-    /// Compiles every source, `jobs` at a time, and makes both libraries; returns how many sources.
+    /// Compiles every source, `jobs` at a time, and makes both libraries.
     ///
     /// # Errors
     /// The first compiler's failure, with its last lines.
-    pub fn build(&self, jobs: usize) -> Result<usize> {
+    pub fn build(&self, jobs: usize) -> Result<()> {
         let mut sources = files_with_extension(&self.sources.join("mlx/c"), "cpp")?;
         sources.push(self.inputs.join("compat.cpp"));
         let objects: Vec<_> = sources.iter().map(|source| self.object(source)).collect();
-        in_parallel(jobs, &sources, |source| self.compile(source))?;
+        let num_done = AtomicUsize::new(0);
+        in_parallel(jobs, &sources, |source| {
+            self.compile(source)?;
+            let done = num_done.fetch_add(1, Ordering::Relaxed) + 1;
+            // Now and then: on a busy machine the whole takes minutes.
+            if done.is_multiple_of(10) {
+                self.progress.step(format_args!("  {done} of {} files", sources.len()));
+            }
+            Ok(())
+        })?;
         self.archive(&objects)?;
-        self.link(&objects)?;
-        Ok(sources.len())
+        self.link(&objects)
     }
 
     fn object(&self, source: &Path) -> PathBuf {
@@ -135,7 +147,6 @@ fn in_parallel<T: Sync>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn every_item_is_done_once() {

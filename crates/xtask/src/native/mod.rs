@@ -233,6 +233,7 @@ impl Plan {
             work: &work,
             compiler,
             lock,
+            progress: &progress,
         }
         .build(platform::cores())?;
 

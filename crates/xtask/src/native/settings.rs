@@ -200,4 +200,19 @@ MLX_TRAIN_PYTHON = { value = \"/home/me/.cache/venv/bin/python\", force = false 
         let mode = std::fs::metadata(&real).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
+
+    #[test]
+    fn without_set_up_the_repository_names_the_command() {
+        let workspace = crate::workspace::Workspace::find();
+        let read = |name| std::fs::read_to_string(workspace.path(name)).expect("checked in");
+        let config: DocumentMut = read(".cargo/config.toml").parse().expect("valid");
+        let included = config["include"].as_array().expect("a list");
+        let path = |i: usize| included.get(i)?.as_inline_table()?.get("path")?.as_str();
+        // The later one wins, so what set-up writes has to come second.
+        assert_eq!((path(0), path(1)), (Some("mlx-missing.toml"), Some("mlx-native.toml")));
+        for triple in [TRIPLE, "aarch64-unknown-linux-gnu"] {
+            let sentence = out_dir(&read(".cargo/mlx-missing.toml"), triple).expect("an override");
+            assert!(sentence.to_string_lossy().contains("\n        cargo xtask setup\n"));
+        }
+    }
 }
