@@ -164,7 +164,8 @@ fn names_of_other_tools_are_mapped_and_collisions_found() {
     let array = Array::from_slice(&[4.0_f32; 6], &[3, 2]);
     save_arrays([("h.0.w", &array), ("step", &Array::from_int(3))], &[], &path).unwrap();
     let mut model = model(1, 0.0);
-    let rename = |name: &str| (name == "h.0.w").then(|| "0.weight".to_owned());
+    let wanted = "h.0.w".to_owned();
+    let rename = |name: &str| (name == wanted).then(|| "0.weight".to_owned());
     let options = LoadOptions { rename: Some(&rename), ..Default::default() };
     load_weights(&mut model, &path, &options).unwrap();
     assert_eq!(weight(&model, 0), [4.0; 6]);

@@ -41,11 +41,11 @@ pub struct LoadOptions<'a> {
     /// Converts floating-point arrays to the dtypes of the model's parameters; integers never.
     pub cast: bool,
     /// Maps names of another tool to the model's.
-    pub rename: Option<&'a Rename>,
+    pub rename: Option<&'a Rename<'a>>,
 }
 
 /// Gives the parameter's name for a name in the file, or `None` to leave that array out.
-pub type Rename = dyn Fn(&str) -> Option<String>;
+pub type Rename<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 /// Loads every parameter of a model from a safetensors file, or changes nothing.
 ///
