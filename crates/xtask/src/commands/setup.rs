@@ -9,6 +9,7 @@ use crate::native::{Backend, Build, Plan, global};
 use crate::progress::Progress;
 use crate::workspace::Workspace;
 use crate::{platform, shell};
+use std::env::consts::ARCH;
 use std::process::Command;
 
 /// Options of `setup`.
@@ -48,7 +49,9 @@ pub fn run(workspace: &Workspace, args: &SetupArgs) -> Result<()> {
                 "on macOS mlx-sys builds MLX by itself: --global and --backend change nothing"
             );
         }
-        return on_macos(workspace, args.force);
+        on_macos(workspace, args.force)?;
+        println!("this Mac is ready: mlx-sys builds MLX with the first cargo build (some minutes)");
+        return Ok(());
     }
     let backend = args.backend.unwrap_or_else(Backend::detect);
     let build = on_linux(workspace, backend, args.force, true)?;
@@ -94,14 +97,18 @@ fn on_macos(workspace: &Workspace, force: bool) -> Result<()> {
         let summary = "mlx-sys cannot build MLX on this Mac yet".to_owned();
         return Err(Error::Problems { summary, problems });
     }
+    let mlx_sys = workspace.mlx_sys()?;
+    if ARCH != "aarch64" {
+        let (system, arch) = ("macOS".to_owned(), ARCH.to_owned());
+        let mlx_version = mlx_sys.mlx_version.to_string();
+        return Err(Error::UnsupportedMachine { system, arch, mlx_version });
+    }
     let path = workspace.native_inputs().join("requirements-macos.txt");
     let requirements = Requirements::read(path)?;
-    requirements.check_against(&workspace.mlx_sys()?)?;
+    requirements.check_against(&mlx_sys)?;
     let python = parity_python(&requirements, force)?;
     let settings = Settings { native: None, python: Some(python) };
-    settings::write_if_changed(&workspace.settings(), &settings.render())?;
-    println!("this Mac is ready: mlx-sys builds MLX with the first cargo build (some minutes)");
-    Ok(())
+    settings::write_if_changed(&workspace.settings(), &settings.render()).map(drop)
 }
 
 /// A Python with the same MLX; remade when the file of its wheels changed.
