@@ -2,8 +2,8 @@
 
 use super::{
     range::Range,
-    reader::{PRESET, TAG},
     schema::{EnumSchema, FieldSchema, FieldType, Schema},
+    table::{PRESET, TAG},
 };
 use serde_json::{Map, Value, json};
 

@@ -61,6 +61,7 @@ mod format;
 mod hash;
 mod json_schema;
 mod node;
+mod number;
 mod overrides;
 mod preset;
 mod range;
@@ -68,6 +69,7 @@ mod reader;
 mod schema;
 mod source;
 mod suggest;
+mod table;
 
 pub use document::Document;
 pub use error::{ConfigError, Problem};
@@ -95,9 +97,10 @@ pub mod private {
         node::Node,
         preset::{Preset, collect_presets},
         range::{Numeric, Range},
-        reader::{Fields, Reader, read_struct, read_variant},
+        reader::Reader,
         schema::{EnumSchema, FieldSchema, FieldType, Schema, VariantSchema},
         source::{ConfigSource, IntoConfigSource},
+        table::{Fields, read_struct, read_variant},
     };
 }
 

@@ -3,8 +3,8 @@
 use super::{
     Problem, format,
     node::{Entry, Kind, Node, Origin, Place},
-    reader::TAG,
     suggest::shorten,
+    table::TAG,
 };
 use std::sync::Arc;
 
@@ -23,6 +23,9 @@ pub(crate) fn apply(root: &mut Node, text: &str) -> Result<(), Problem> {
         let message =
             format!("`{}` is not a key; write key=value or table.key=value", shorten(path));
         return Err(wrong(&message));
+    }
+    if !matches!(root.kind, Kind::Table(_) | Kind::Null) {
+        return Err(wrong(&format!("the config is {}, so it has no keys to override", root.kind)));
     }
     let value = parse_value(value.trim(), &place)
         .map_err(|message| wrong(&format!("the value is malformed: {message}")))?;

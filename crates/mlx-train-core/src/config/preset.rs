@@ -4,6 +4,9 @@ use super::suggest::{hint, shorten};
 
 /// A config with a name, for `#[config(presets = …)]`.
 ///
+/// The function that lists them builds its configs in code: reading a config of the same type there
+/// would ask for the list again, without end.
+///
 /// ```
 /// # use mlx_train_core::config::{Format, ModelConfig, Preset};
 /// #[derive(Debug, Clone, ModelConfig)]

@@ -103,3 +103,11 @@ fn overrides_win_over_the_file_and_keep_the_places_of_the_rest() {
 TOML:2:11: `workers` is -1, but must be from 0 to 4294967295 (u32)
 "#);
 }
+
+#[test]
+fn a_document_that_is_no_table_is_not_replaced_by_an_override() {
+    let mut document = Document::parse("[1, 2]", Format::Json).unwrap();
+    insta::assert_snapshot!(document.set("num_heads=4").unwrap_err(), @r#"
+override `num_heads=4`: the config is a list of 2, so it has no keys to override
+"#);
+}

@@ -206,6 +206,8 @@ fn a_nested_table_keeps_the_outer_default_of_what_it_leaves_out() {
 fn a_table_without_a_kind_changes_the_variant_that_is_the_default() {
     let config = SinkConfig::parse("schedule = { floor = 0.5 }", Format::Toml).unwrap();
     assert_eq!(config.schedule, Schedule::Cosine { warmup: 10, floor: Some(0.5) });
+    let config = SinkConfig::parse("schedule = {}", Format::Toml).unwrap();
+    assert_eq!(config.schedule, SinkConfig::default().schedule);
     let config = SinkConfig::parse("schedule = { kind = 'cosine' }", Format::Toml).unwrap();
     assert_eq!(config.schedule, Schedule::Cosine { warmup: 10, floor: None });
     let config = SinkConfig::parse("optimizer.schedule.kind = 'cosine'", Format::Toml).unwrap();

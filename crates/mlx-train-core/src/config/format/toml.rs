@@ -4,8 +4,8 @@ use super::{DEEPEST, SyntaxError, lines::Lines, quote::quote};
 use crate::config::{
     ConfigError,
     node::{Entry, Kind, Node, Origin, Place},
-    reader::TAG,
     schema::{EnumSchema, FieldSchema, FieldType, Schema},
+    table::TAG,
 };
 use serde_json::Value;
 use std::{fmt::Write, ops::Range, sync::Arc};
