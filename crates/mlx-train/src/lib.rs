@@ -4,7 +4,7 @@ extern crate self as mlx_train;
 
 pub use mlx_train_core::__private::mlx_rs;
 pub use mlx_train_core::{
-    Array, Error, ModuleParameters, Result, config,
+    Array, Error, ModuleParameters, Result, assert_dtype, assert_same_shape, assert_shape, config,
     config::ModelConfig,
     model, register_model,
     registry::{self, ModelRegistry},
@@ -21,7 +21,7 @@ pub use mlx_train_core::__private;
 pub mod prelude {
     pub use super::mlx_rs::module::Param;
     pub use mlx_train_core::{
-        Array, Error, ModuleParameters, Result,
+        Array, Error, ModuleParameters, Result, assert_shape,
         config::{ModelConfig, Preset},
         model::{BaseModel, FromConfig, Loss},
         register_model,
