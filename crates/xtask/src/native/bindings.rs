@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The hidden subcommand that [`generate`] starts this program with.
+/// The hidden subcommand that [`Bindings::generate`] starts this program with.
 pub const SUBCOMMAND: &str = "generate-bindings";
 
 /// What the hidden subcommand is told.
