@@ -9,6 +9,7 @@ extern crate self as mlx_train_core;
 pub mod error;
 pub mod ffi;
 
+mod integers;
 pub mod shape;
 
 pub mod config;

@@ -308,6 +308,88 @@ mod refusals {
     }
 }
 
+/// Without bounds these read, and in the gradient overwrite, memory of something else.
+mod targets_that_are_no_class {
+    use super::*;
+
+    /// Four targets of each integer dtype for three classes, of which the second is no class.
+    fn bad_targets() -> Vec<Array> {
+        let mut all = Vec::new();
+        for bad in [-100, -1, 3, 1 << 20, i32::MIN, i32::MAX] {
+            all.push(Array::from_slice(&[0, bad, 2, 1], &[4]));
+        }
+        for bad in [-1, 3, 1 << 32, (1 << 32) + 1, i64::MIN, i64::MAX] {
+            all.push(Array::from_slice(&[0, bad, 2, 1], &[4]));
+        }
+        all.push(Array::from_slice(&[0_u32, u32::MAX, 2, 1], &[4]));
+        all.push(Array::from_slice(&[0_u64, u64::MAX, 2, 1], &[4]));
+        all.push(Array::from_slice(&[0_u64, 1 << 32, 2, 1], &[4]));
+        all.push(Array::from_slice(&[0_i16, -3, 2, 1], &[4]));
+        all.push(Array::from_slice(&[0_i8, -128, 2, 1], &[4]));
+        all.push(Array::from_slice(&[0_u16, 3, 2, 1], &[4]));
+        all.push(Array::from_slice(&[0_u8, 255, 2, 1], &[4]));
+        all
+    }
+
+    #[test]
+    fn they_make_the_loss_nan_and_leave_the_gradient_of_other_rows_as_it_is() -> Result<()> {
+        let logits =
+            array(&[0.3, -1.2, 2.0, 0.1, 0.7, -0.4, 1.5, 0.2, -2.0, 0.0, 1.0, 0.5], &[4, 3]);
+        let options = CrossEntropy { label_smoothing: 0.1, z_loss: 0.1, ..PLAIN };
+        for options in [PLAIN, options, CrossEntropy { ignore_index: Some(-7), ..options }] {
+            let good = Array::from_slice(&[0, 1, 2, 1], &[4]);
+            let (_, expected) = value_and_grad(|x| cross_entropy(x, &good, &options), &logits)?;
+            let mut expected = numbers(&expected);
+            expected[3..6].fill(0.0);
+            // Often, as memory that is overwritten need not be missed at once.
+            for targets in std::iter::repeat_n(bad_targets(), 20).flatten() {
+                let (value, grad) =
+                    value_and_grad(|x| cross_entropy(x, &targets, &options), &logits)?;
+                assert!(number(&value).is_nan(), "{targets}: {value}");
+                assert_eq!(numbers(&grad), expected, "{targets}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn they_make_the_accuracy_nan() -> Result<()> {
+        let logits = mlx_rs::ops::zeros::<f32>(&[4, 3])?;
+        for targets in bad_targets() {
+            for ignored in [None, Some(-7)] {
+                assert!(number(&accuracy(&logits, &targets, ignored)?.value).is_nan(), "{targets}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn they_count_for_nothing_where_they_are_ignored() -> Result<()> {
+        let logits = array(&[1.0, 0.0, 0.0, 1.0], &[2, 2]);
+        for ignored in [-100, 2, i32::MIN, i32::MAX] {
+            let targets = Array::from_slice(&[0, ignored], &[2]);
+            let options = CrossEntropy { ignore_index: Some(ignored), ..PLAIN };
+            let (value, weight) = parts(&cross_entropy(&logits, &targets, &options)?);
+            assert!((value - (1.0 + (-1_f32).exp()).ln()).abs() < 1e-6 && weight == 1.0, "{value}");
+            let (_, grad) = value_and_grad(|x| cross_entropy(x, &targets, &options), &logits)?;
+            assert!(numbers(&grad)[..2].iter().all(|grad| grad.is_finite() && *grad != 0.0));
+            assert_eq!(numbers(&grad)[2..], [0.0; 2]);
+            assert_eq!(parts(&accuracy(&logits, &targets, Some(ignored))?), (1.0, 1.0));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_largest_targets_of_a_dtype_are_classes_where_there_are_as_many() -> Result<()> {
+        let mut row = [0.0; 256];
+        row[255] = 5.0;
+        let (logits, last) = (array(&row, &[1, 256]), Array::from_slice(&[255_u8], &[1]));
+        assert_eq!(parts(&accuracy(&logits, &last, None)?), (1.0, 1.0));
+        assert!(number(&cross_entropy(&logits, &last, &PLAIN)?.value).is_finite());
+        Ok(())
+    }
+}
+
 mod accuracies {
     use super::*;
 

@@ -255,6 +255,38 @@ mod embedding {
         assert!(matches!(error, Error::Nn(NnError::EmbeddingDtype(Dtype::Float32))));
         Ok(())
     }
+
+    // MLX itself reads, and in the gradient overwrites, memory of something else.
+    #[test]
+    fn ids_out_of_range_read_and_train_the_nearest_vector() -> Result<()> {
+        let layer = |weight: &Array| {
+            let mut layer = Embedding::new(3, 2)?;
+            *layer.weight = weight.clone();
+            Ok::<_, Error>(layer)
+        };
+        let weight = Array::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[3, 2]);
+        let cases = [
+            (Array::from_slice(&[-1, -100, i32::MIN], &[3]), 0),
+            (Array::from_slice(&[3, 1 << 20, i32::MAX], &[3]), 2),
+            (Array::from_slice(&[-1, -(1_i64 << 32), i64::MIN], &[3]), 0),
+            (Array::from_slice(&[3, 1_i64 << 32, i64::MAX], &[3]), 2),
+            (Array::from_slice(&[3, 1 << 31, u32::MAX], &[3]), 2),
+            (Array::from_slice(&[3, 1 << 32, u64::MAX], &[3]), 2),
+            (Array::from_slice(&[3_u8, 128, 255], &[3]), 2),
+            (Array::from_slice(&[-1_i8, -2, -128], &[3]), 0),
+        ];
+        // Often, as memory that is overwritten need not be missed at once.
+        for (ids, row) in std::iter::repeat_n(&cases, 50).flatten() {
+            let sum = |x: &[Array]| Ok(vec![layer(&x[0])?.forward(ids)?.sum(None)?]);
+            let (sum, grads) = ffi::value_and_grad(sum, std::slice::from_ref(&weight), &[0])?;
+            let expected = 3.0 * values(&weight)[2 * row..2 * row + 2].iter().sum::<f32>();
+            assert_eq!(values(&sum[0]), [expected], "{ids}");
+            let mut expected = [0.0; 6];
+            expected[2 * row..2 * row + 2].fill(3.0);
+            assert_eq!(values(&grads[0]), expected, "{ids}");
+        }
+        Ok(())
+    }
 }
 
 mod stack {

@@ -343,6 +343,23 @@ fn a_run_that_diverges_stops_and_says_where() -> Result<()> {
 }
 
 #[test]
+fn a_target_that_is_no_class_stops_the_run_and_is_named_as_a_cause() -> Result<()> {
+    let features = xor()?.features().clone();
+    for bad in [2, -3, 1 << 20] {
+        // `with_labels` would refuse it.
+        let data = InMemory::new(features.clone(), Array::from_slice(&[0, 1, bad, 0], &[4]))?;
+        let mut model = Mlp::new(2, 2, Task::Classification)?;
+        let error = Trainer::new(&mut model, TrainConfig { batch_size: 4, ..config(3) })?
+            .run(data)
+            .unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains("step 1 has loss NaN"), "{message}");
+        assert!(message.contains("target out of the vocabulary"), "{message}");
+    }
+    Ok(())
+}
+
+#[test]
 fn settings_that_make_no_sense_are_refused() -> Result<()> {
     let mut model = Mlp::new(1, 1, Task::Regression)?;
     let mut refused =

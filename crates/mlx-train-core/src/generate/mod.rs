@@ -24,8 +24,8 @@ const PREFILL_TOKENS: usize = 512;
 pub trait LanguageModel {
     /// Logits `(B, T, V)` of tokens `(B, T)` (int32) that follow those that `cache` has seen.
     ///
-    /// MLX reads whatever lies in memory for a token out of the vocabulary, and to look at tokens
-    /// here would stall a GPU: whoever makes tokens checks them, as [`generate`] and data loading do.
+    /// To look at tokens here would stall a GPU: whoever makes tokens checks that they are in the
+    /// vocabulary, as [`generate`] and data loading do.
     ///
     /// # Errors
     /// When `tokens` has another shape or dtype, the context is full, or MLX fails.

@@ -2,7 +2,7 @@
 
 use super::{
     Loss,
-    cross_entropy::{check_targets, masked_mean, nothing},
+    cross_entropy::{Classes, check_targets, masked_mean, nan_unless, nothing},
 };
 use crate::{Array, Result};
 use mlx_rs::{Dtype, ops::indexing::argmax_axis};
@@ -11,7 +11,8 @@ use mlx_rs::{Dtype, ops::indexing::argmax_axis};
 /// targets there are. It is a metric: its gradient is zero.
 ///
 /// Targets equal to `ignore_index` count for nothing; if every one is, share and weight are 0.
-/// Among equal logits the first one counts.
+/// Among equal logits the first one counts. A target that is neither a class nor ignored makes the
+/// share NaN.
 ///
 /// # Errors
 /// [`LossError`](super::LossError) when the targets do not fit the logits; or when MLX fails.
@@ -20,8 +21,8 @@ pub fn accuracy(logits: &Array, targets: &Array, ignore_index: Option<i32>) -> R
     if targets.size() == 0 {
         return Ok(nothing());
     }
-    let targets = targets.as_dtype(Dtype::Int32)?;
+    let Classes { nearest, is_class, mask } = Classes::of(targets, logits, ignore_index)?;
     let best = argmax_axis(logits, -1, None)?.as_dtype(Dtype::Int32)?;
-    let mask = ignore_index.map(|ignored| targets.ne(Array::from_int(ignored))).transpose()?;
-    masked_mean(&best.eq(&targets)?.as_dtype(Dtype::Float32)?, mask.as_ref())
+    let is_best = best.eq(&nearest)?.as_dtype(Dtype::Float32)?;
+    masked_mean(&nan_unless(&is_class, &is_best)?, mask.as_ref())
 }

@@ -1,7 +1,7 @@
 //! Cross-entropy over classes, and over independent yes-no questions.
 
 use super::{Loss, LossError, regression::check_same_shape, sum::sum_f32};
-use crate::{Array, Result, shape::is_integer};
+use crate::{Array, Result, integers, shape::is_integer};
 use mlx_rs::{
     Dtype,
     ops::{logaddexp, maximum, select},
@@ -27,9 +27,8 @@ pub struct CrossEntropy {
 /// ignored. Logits are of any floating dtype, targets of any integer one. If every target is
 /// ignored, or there is none, value and weight are 0.
 ///
-/// MLX does not check targets: one at or above V reads the next row's logits or memory of something
-/// else, and a negative one counts from the last class. Check data with [`validate_targets`] when it
-/// is loaded.
+/// A target that is neither a class nor ignored makes the value NaN, and its own row gets no
+/// gradient. Which target it was says [`validate_targets`], a check for when data is loaded.
 ///
 /// ```
 /// use mlx_train_core::{Array, loss::{CrossEntropy, cross_entropy}};
@@ -53,16 +52,10 @@ pub fn cross_entropy(logits: &Array, targets: &Array, options: &CrossEntropy) ->
         return Ok(nothing());
     }
     let logits = logits.as_dtype(Dtype::Float32)?;
-    let targets = targets.as_dtype(Dtype::Int32)?;
-    let mask = ignore_index.map(|ignored| targets.ne(Array::from_int(ignored))).transpose()?;
-    // An ignored index may lie outside of the classes, so another one is looked up in its place.
-    let classes = match &mask {
-        Some(mask) => select(mask, &targets, Array::from_int(0))?,
-        None => targets,
-    };
+    let Classes { nearest, is_class, mask } = Classes::of(targets, &logits, ignore_index)?;
 
     let log_z = logits.logsumexp_axis(-1, None)?; // (...)
-    let picked = logits.take_along_axis(classes.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
+    let picked = logits.take_along_axis(nearest.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
     let mut each = if label_smoothing > 0.0 {
         let picked = picked.multiply(Array::from_f32(1.0 - label_smoothing))?;
         let mean = logits.mean_axis(-1, None)?.multiply(Array::from_f32(label_smoothing))?;
@@ -73,7 +66,34 @@ pub fn cross_entropy(logits: &Array, targets: &Array, options: &CrossEntropy) ->
     if z_loss > 0.0 {
         each = each.add(log_z.square()?.multiply(Array::from_f32(z_loss))?)?;
     }
-    masked_mean(&each, mask.as_ref())
+    masked_mean(&nan_unless(&is_class, &each)?, mask.as_ref())
+}
+
+/// Targets that can be used as indices, whatever they are.
+pub(super) struct Classes {
+    /// The class nearest to each target, int32 `(...)`.
+    pub(super) nearest: Array,
+    /// Whether a target is that class, bool `(...)`.
+    pub(super) is_class: Array,
+    /// Whether a target counts, bool `(...)`; absent where all do.
+    pub(super) mask: Option<Array>,
+}
+
+impl Classes {
+    /// Those of integer targets `(...)` for logits `(..., V)`.
+    pub(super) fn of(targets: &Array, logits: &Array, ignore_index: Option<i32>) -> Result<Self> {
+        let num_classes = logits.shape().last().copied().unwrap_or(0);
+        let targets = integers::signed(targets)?;
+        let nearest = integers::nearest(&targets, num_classes)?;
+        let is_class = nearest.eq(&targets)?;
+        let mask = ignore_index.map(|ignored| targets.ne(Array::from_int(ignored))).transpose()?;
+        Ok(Self { nearest, is_class, mask })
+    }
+}
+
+/// `each` where `is_class`, else NaN: a mean over a target that is no class is not a number.
+pub(super) fn nan_unless(is_class: &Array, each: &Array) -> Result<Array> {
+    Ok(select(is_class, each, Array::from_f32(f32::NAN))?)
 }
 
 impl CrossEntropy {

@@ -1,15 +1,15 @@
 //! A table of vectors.
 
 use super::{NnError, init};
-use crate::{Array, Result, shape::is_integer};
+use crate::{Array, Result, integers, shape::is_integer};
 use mlx_rs::{module::Param, ops::matmul};
 use mlx_train_derive::ModuleParameters;
 
 /// Looks up a vector for each integer, for example for each token id.
 ///
-/// The parameter `weight` is `(num_embeddings, dimensions)`. MLX does not check ids: one at or above
-/// `num_embeddings` reads memory of something else, and a negative one counts from the last vector, so
-/// check data when it is loaded.
+/// The parameter `weight` is `(num_embeddings, dimensions)`. To check ids here would stall a GPU: one
+/// that is out of range reads the nearest vector instead, the first or the last. Data loading and
+/// [`generate`](crate::generate::generate) refuse such ids, and as a target one makes the loss NaN.
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Embedding {
     /// The vectors, `(num_embeddings, dimensions)`.
@@ -28,7 +28,8 @@ impl Embedding {
         Ok(Self { weight: Param::new(init::normal(&[num_embeddings, dimensions], std)?) })
     }
 
-    /// The vectors `(..., dimensions)` of integers `(...)`, in the dtype of the weight.
+    /// The vectors `(..., dimensions)` of integers `(...)`, in the dtype of the weight; that of the
+    /// nearest id for one out of range.
     ///
     /// # Errors
     /// [`NnError::EmbeddingDtype`] when `ids` are not integers, or when MLX fails.
@@ -36,6 +37,8 @@ impl Embedding {
         if !is_integer(ids.dtype()) {
             return Err(NnError::EmbeddingDtype(ids.dtype()).into());
         }
+        let num_embeddings = self.weight.shape().first().copied().unwrap_or(0);
+        let ids = integers::nearest(&integers::signed(ids)?, num_embeddings)?;
         Ok(self.weight.take_axis(ids, 0)?)
     }
 

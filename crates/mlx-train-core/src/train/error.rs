@@ -24,7 +24,8 @@ pub enum TrainError {
     /// The numbers are no longer numbers.
     #[error(
         "training diverged: step {step} has loss {loss} and gradient norm {grad_norm} at learning rate \
-         {learning_rate:e}; lower the learning rate, use a longer warm-up or clip gradients, and check the data"
+         {learning_rate:e}; lower the learning rate, use a longer warm-up or clip gradients, and check the \
+         data: one target out of the vocabulary or classes makes the loss NaN"
     )]
     NotFinite {
         /// The step, counted from 1.

@@ -52,8 +52,9 @@ const IGNORED: i32 = -100;
 ///
 /// Dropout follows the embedding and both parts of each block, as in GPT-2 (Radford et al. 2019);
 /// it is active only while the model trains. Norms, softmax and loss are computed in f32 whatever
-/// the weights' dtype. Tokens and targets are not checked against the vocabulary here, where it
-/// would stall a GPU: data loading and generation do that.
+/// the weights' dtype. Tokens are not checked against the vocabulary here, where it would stall a
+/// GPU: data loading and generation do that. One that is not in it is read as the nearest that is,
+/// and as a target makes the loss NaN.
 #[register_model("transformer", aliases = ["llama"], tags = ["decoder", "language"])]
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Transformer {
