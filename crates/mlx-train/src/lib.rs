@@ -1,13 +1,25 @@
 //! Define and train your own models on Apple MLX.
+//!
+//! Start with [`prelude`], whose names the source of a model needs; the book in `docs/` tells the
+//! rest. One module here is one room of the engine.
 
+// The macros name this crate by its own name, also inside it.
 extern crate self as mlx_train;
 
+pub mod cli;
+pub mod prelude;
+pub mod progress;
+pub mod run;
+pub mod summary;
+
+/// The arrays and operations that everything here is made of.
 pub use mlx_train_core::__private::mlx_rs;
 pub use mlx_train_core::{
-    Array, Error, ModuleParameters, Result, assert_dtype, assert_same_shape, assert_shape, config,
-    config::ModelConfig,
-    model, register_model,
+    Array, Error, ModuleParameters, Result, assert_dtype, assert_same_shape, assert_shape,
+    config::{self, ModelConfig},
+    data, error, ffi, generate, loss, model, nn, optim, profile, register_model,
     registry::{self, ModelRegistry},
+    rng, shape, store, train,
 };
 
 // Names the crate, so that the linker keeps its models and the registry finds them.
@@ -17,14 +29,7 @@ pub use mlx_train_models as models;
 #[doc(hidden)]
 pub use mlx_train_core::__private;
 
-/// Everything that the source of a model needs.
-pub mod prelude {
-    pub use super::mlx_rs::module::Param;
-    pub use mlx_train_core::{
-        Array, Error, ModuleParameters, Result, assert_shape,
-        config::{ModelConfig, Preset},
-        model::{BaseModel, FromConfig, Loss},
-        register_model,
-        registry::ModelRegistry,
-    };
-}
+/// Compiles the code of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

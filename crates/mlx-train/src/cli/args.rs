@@ -1,0 +1,167 @@
+//! The command line, as clap sees it.
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+/// The command line of a program called `program`, which its examples name.
+pub(super) fn command(program: &str) -> clap::Command {
+    let examples = |lines: &[&str]| {
+        let lines: Vec<String> = lines.iter().map(|line| format!("\n  {program} {line}")).collect();
+        format!("Examples:{}", lines.concat())
+    };
+    Cli::command()
+        .mut_subcommand("train", |train| {
+            train.after_help(examples(&[
+                "train --model transformer --set model.preset=tiny --set data.path=book.txt",
+                "train --config train.toml --output runs/first",
+            ]))
+        })
+        .mut_subcommand("generate", |generate| {
+            generate.after_help(examples(&[
+                "generate runs/first --prompt 'fn main() {' --max-tokens 200",
+                "generate runs/first --temperature 0",
+            ]))
+        })
+}
+
+/// Train the models that are linked into this program, on Apple MLX.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 100)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List and describe the registered models
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Write, check and show config files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Train a model by name
+    Train(TrainArgs),
+    /// Continue a text with a trained model
+    Generate(GenerateArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell to complete in
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ModelsCommand {
+    /// List models by name, in natural order
+    List {
+        /// Only names that match this glob, such as 'trans*'
+        #[arg(default_value = "*")]
+        pattern: String,
+        /// Print a JSON array instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell what a model is and which settings it takes
+    Describe {
+        /// A model's name or alias
+        name: String,
+        /// Print JSON instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of a model's config
+    Schema {
+        /// A model's name or alias
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Write a config file with every setting, its default and its meaning
+    Init {
+        /// A model's name or alias
+        name: String,
+        /// The file to write; refuses to replace one without --force
+        #[arg(short, long, default_value = "train.toml")]
+        output: PathBuf,
+        /// Start from this preset of the model
+        #[arg(long)]
+        preset: Option<String>,
+        /// Replace the file if it exists
+        #[arg(long)]
+        force: bool,
+    },
+    /// Check a config file and name everything that is wrong with it
+    Check {
+        #[command(flatten)]
+        run: RunSource,
+    },
+    /// Print the resolved config: defaults, file and overrides together
+    Show {
+        #[command(flatten)]
+        run: RunSource,
+        /// How to print it
+        #[arg(long, value_enum, default_value_t)]
+        format: ShowFormat,
+    },
+}
+
+/// Where a run's settings come from.
+#[derive(Debug, Args)]
+pub(super) struct RunSource {
+    /// A TOML, JSON or YAML file with the sections [model], [train] and [data]
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// The model to train; wins over `name` in the file's [model] section
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) model: Option<String>,
+    /// Override one setting (repeatable), for example train.steps=500
+    #[arg(short, long = "set", value_name = "KEY=VALUE")]
+    pub(super) set: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(super) enum ShowFormat {
+    #[default]
+    Toml,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TrainArgs {
+    #[command(flatten)]
+    pub(super) run: RunSource,
+    /// The run folder for config, weights, metrics and plots [default: runs/<model>-<config hash>]
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) output: Option<PathBuf>,
+    /// Replace the results of an earlier run in the same folder
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    /// The folder of a run that `train` has finished
+    pub(super) run: PathBuf,
+    /// The text to continue
+    #[arg(short, long, default_value = "\n")]
+    pub(super) prompt: String,
+    /// How many tokens to add at most
+    #[arg(short = 'n', long, default_value_t = 256)]
+    pub(super) max_tokens: usize,
+    /// 0 always takes the likeliest token; higher values are bolder
+    #[arg(short, long, default_value_t = 0.8)]
+    pub(super) temperature: f32,
+    /// Sample among this many likeliest tokens only
+    #[arg(long)]
+    pub(super) top_k: Option<usize>,
+    /// Sample among the likeliest tokens that together have this probability
+    #[arg(long)]
+    pub(super) top_p: Option<f32>,
+    /// Seed of the sampling
+    #[arg(long, default_value_t = 42)]
+    pub(super) seed: u64,
+}

@@ -1,0 +1,108 @@
+//! A command line over every model that is linked into a program.
+//!
+//! A program whose `main` is `mlx_train::cli::main()` can list and describe its models, write and
+//! check config files, train, and generate text. Errors go to standard error; the exit code is 2 for
+//! a command line, config or model name that was refused, and 1 for work that failed.
+
+mod args;
+mod config;
+mod data;
+mod generate;
+mod models;
+mod settings;
+mod train;
+
+use crate::{Error, Result};
+use args::{Cli, Command};
+use clap::FromArgMatches;
+use std::{
+    error::Error as _,
+    io::{self, Write, stderr, stdout},
+    process::exit,
+};
+
+/// Runs the command line of this process.
+///
+/// # Errors
+/// None is returned: an error is printed, and the process exits with its code.
+pub fn main() -> Result<()> {
+    let arguments = args::command(&program_name()).get_matches();
+    let command = match Cli::from_arg_matches(&arguments) {
+        Ok(cli) => cli.command,
+        Err(error) => error.exit(),
+    };
+    let failure = match run(command, &mut stdout().lock()) {
+        // Whoever read the output has seen enough, as in `models list | head -1`.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+        Ok(()) => return Ok(()),
+        Err(failure) => failure,
+    };
+    // If standard error is closed too, the exit code is all that is left to say it.
+    _ = writeln!(stderr(), "{}", failure.report());
+    exit(failure.exit_code())
+}
+
+fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
+    match command {
+        Command::Models(command) => models::run(command, out),
+        Command::Config(command) => config::run(command, out),
+        Command::Train(args) => train::run(&args, out),
+        Command::Generate(args) => generate::run(&args, out),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            let name = program_name();
+            clap_complete::generate(shell, &mut args::command(&name), &name, &mut script);
+            Ok(out.write_all(&script)?)
+        }
+    }
+}
+
+/// What this program is called, for the examples in its messages.
+fn program_name() -> String {
+    let path = std::env::args_os().next().unwrap_or_default();
+    std::path::Path::new(&path).file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Why a command ended without success.
+#[derive(Debug)]
+enum Failure {
+    /// It was asked for something that cannot be done, and did nothing.
+    Refused(Error),
+    /// It tried and failed.
+    Failed(Error),
+    /// Standard output took no more.
+    Output(io::Error),
+}
+
+impl Failure {
+    /// The error and its causes, each once.
+    fn report(&self) -> String {
+        let error = match self {
+            Self::Refused(error) | Self::Failed(error) => error,
+            Self::Output(error) => return format!("error: cannot write the output: {error}"),
+        };
+        let mut text = format!("error: {error}");
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let message = error.to_string();
+            if !text.contains(&message) {
+                text = format!("{text}\n  because: {message}");
+            }
+            cause = error.source();
+        }
+        text
+    }
+
+    fn exit_code(&self) -> i32 {
+        match self {
+            Self::Refused(_) => 2,
+            Self::Failed(_) | Self::Output(_) => 1,
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}

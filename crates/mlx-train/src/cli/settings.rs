@@ -1,0 +1,69 @@
+//! The settings of a run: a config file's three sections, with overrides, resolved.
+
+use super::{args::RunSource, data::DataConfig};
+use crate::{
+    Error, Result,
+    config::{Document, ModelConfig},
+    registry::{ModelRegistry, ResolvedConfig},
+    train::TrainConfig,
+};
+use serde_json::{Value, json};
+
+/// Everything that decides a run.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) model: ResolvedConfig,
+    pub(super) train: TrainConfig,
+    pub(super) data: DataConfig,
+}
+
+impl Settings {
+    /// Reads the file, if there is one, puts the overrides over it, and checks every section.
+    pub(super) fn resolve(source: &RunSource) -> Result<Self> {
+        let mut document =
+            source.config.as_ref().map(Document::load).transpose()?.unwrap_or_default();
+        for set in &source.set {
+            document.set(set)?;
+        }
+        document.expect_sections(&["model", "train", "data"])?;
+        let [mut model, train, data] =
+            ["model", "train", "data"].map(|name| document.section(name).unwrap_or_default());
+        let in_file = model.take_string("name")?;
+        let name = source.model.clone().or(in_file).ok_or_else(|| {
+            Error::message(
+                "no model was named; say --model NAME, or write name = \"NAME\" in the [model] \
+                 section of the config file (`models list` shows the names)",
+            )
+        })?;
+        Ok(Self {
+            model: ModelRegistry::get_model(&name)?.resolve_config(model)?,
+            train: TrainConfig::from_document(&train)?,
+            data: DataConfig::from_document(&data)?,
+        })
+    }
+
+    /// A config file that resolves to these settings, with the docs of every key.
+    pub(super) fn to_toml(&self) -> Result<String> {
+        let name = self.model.model().name();
+        let model = self.model.to_toml_section("model")?;
+        // The name is not part of the model's own config, so it has no line in its section yet.
+        let model = model.replacen("[model]\n", &format!("[model]\nname = {name:?}\n"), 1);
+        let train = self.train.to_toml_section("train")?;
+        let data = self.data.to_toml_section("data")?;
+        Ok([model, train, data].map(|section| section.trim().to_owned() + "\n").join("\n"))
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        let mut model = json!({ "name": self.model.model().name() });
+        if let (Some(model), Value::Object(config)) = (model.as_object_mut(), self.model.value()) {
+            model.extend(config);
+        }
+        json!({ "model": model, "train": self.train.to_value(), "data": self.data.to_value() })
+    }
+
+    /// Eight digits that are the same for the same model and settings.
+    pub(super) fn hash(&self) -> String {
+        let hashes = [self.model.hash(), self.train.stable_hash(), self.data.stable_hash()];
+        hashes.iter().map(|hash| &hash[..hash.len().min(4)]).collect()
+    }
+}

@@ -1,0 +1,144 @@
+//! A run on disk: one folder with its settings, weights, numbers and pictures.
+
+use crate::{
+    Error, Result,
+    model::BaseModel,
+    store::{save_weights, write_whole},
+    train::{Curve, History},
+};
+use serde_json::json;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The folder of one run.
+///
+/// | file | holds |
+/// |---|---|
+/// | `config.toml` | every setting, resolved |
+/// | `weights.safetensors` | the trained parameters |
+/// | `metrics.jsonl` | one JSON object a report or evaluation, by step |
+/// | `loss.png`, `loss.svg` | the loss curve |
+#[derive(Debug, Clone)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes the folder, and those above it.
+    ///
+    /// # Errors
+    /// When it already holds the weights of a run and `replace` is false, or cannot be made.
+    pub fn create(path: impl Into<PathBuf>, replace: bool) -> Result<Self> {
+        let run = Self { path: path.into() };
+        if !replace && run.weights().exists() {
+            return Err(Error::message(format!(
+                "`{}` holds a finished run; name another folder, or allow to replace it with --force",
+                run.path.display()
+            )));
+        }
+        fs::create_dir_all(&run.path).map_err(|error| {
+            Error::message(format!("cannot make the run folder `{}`: {error}", run.path.display()))
+        })?;
+        Ok(run)
+    }
+
+    /// The folder of a run that has finished.
+    ///
+    /// # Errors
+    /// When its settings or weights are not there.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        let run = Self { path: path.into() };
+        match [run.config(), run.weights()].iter().find(|file| !file.is_file()) {
+            None => Ok(run),
+            Some(missing) => Err(Error::message(format!(
+                "`{}` is not the folder of a finished run: it has no {}; name one that `train` wrote",
+                run.path.display(),
+                missing.file_name().unwrap_or_default().display()
+            ))),
+        }
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The settings, resolved.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.toml")
+    }
+
+    /// The trained parameters.
+    pub fn weights(&self) -> PathBuf {
+        self.path.join("weights.safetensors")
+    }
+
+    /// The numbers of every report and evaluation.
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// The loss curve, as `png` or `svg`.
+    pub fn curve(&self, extension: &str) -> PathBuf {
+        self.path.join("loss").with_extension(extension)
+    }
+
+    /// Writes the settings.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn write_config(&self, text: &str) -> Result<()> {
+        write_text(&self.config(), text)
+    }
+
+    /// Writes numbers, pictures and, last, the weights, which make the run a finished one.
+    ///
+    /// # Errors
+    /// When the disk or MLX fails.
+    pub fn finish(
+        &self,
+        model: &dyn BaseModel,
+        history: &History,
+        curve: &Curve<'_>,
+    ) -> Result<()> {
+        write_text(&self.metrics(), &metrics(history))?;
+        // A run of a single report has no line to draw.
+        if history.training.len() > 1 {
+            for extension in ["png", "svg"] {
+                curve.save(self.curve(extension))?;
+            }
+        }
+        save_weights(model, self.weights())
+    }
+}
+
+fn write_text(path: &Path, text: &str) -> Result<()> {
+    write_whole(path, |file| {
+        file.write_all(text.as_bytes())
+            .map_err(|error| Error::message(format!("cannot write `{}`: {error}", path.display())))
+    })
+}
+
+/// One JSON object a line: the reports, then the evaluations, each in the order of the steps.
+fn metrics(history: &History) -> String {
+    let reports = history.training.iter().map(|point| {
+        json!({
+            "step": point.step,
+            "loss": point.loss,
+            "learning_rate": point.learning_rate,
+            "grad_norm": point.grad_norm,
+            "tokens_per_second": point.tokens_per_second,
+        })
+    });
+    let evaluations = history.held_out.iter().map(|point| {
+        let mut line = json!({ "step": point.step, "held_out_loss": point.evaluation.loss });
+        for (name, value) in &point.evaluation.metrics {
+            line[format!("held_out_{name}")] = json!(value);
+        }
+        line
+    });
+    let lines: Vec<String> = reports.chain(evaluations).map(|line| line.to_string()).collect();
+    lines.join("\n") + "\n"
+}

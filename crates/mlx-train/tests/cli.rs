@@ -1,0 +1,243 @@
+//! The command line, as a person uses it: the binary, its output and its exit codes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+use tempfile::TempDir;
+
+/// Runs `mlx-train` in a folder of its own.
+fn run(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mlx-train"))
+        .args(args)
+        .current_dir(folder)
+        // Two processes that both use all cores slow each other down by far more than two.
+        .env("OPENBLAS_NUM_THREADS", "1")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs")
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", stderr(output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Asserts that a command was refused in words, and returns them.
+fn refusal(output: &Output, code: i32) -> String {
+    let message = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(message.lines().any(|line| line.starts_with("error: ")), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+    message
+}
+
+const TINY: &[&str] = &[
+    "train",
+    "--model=transformer",
+    "--set=model.vocab_size=256",
+    "--set=model.hidden_size=16",
+    "--set=model.num_layers=1",
+    "--set=model.num_heads=2",
+    "--set=data.path=text.txt",
+    "--set=data.seq_len=16",
+    "--set=train.steps=4",
+    "--set=train.batch_size=2",
+    "--set=train.log_every=1",
+];
+
+/// Trains the tiny transformer into a run folder.
+fn train(folder: &Path, output: &str, further: &[&str]) -> Output {
+    run(folder, &[TINY, &["--output", output], further].concat())
+}
+
+fn folder_with_text() -> TempDir {
+    let folder = folder();
+    let text = "the quick brown fox jumps over the lazy dog; ".repeat(20);
+    fs::write(folder.path().join("text.txt"), text).unwrap();
+    folder
+}
+
+#[test]
+fn help_is_as_it_was() {
+    let folder = folder();
+    for (name, args) in [
+        ("help", &["--help"][..]),
+        ("help_models", &["models", "--help"]),
+        ("help_config_init", &["config", "init", "--help"]),
+        ("help_train", &["train", "--help"]),
+        ("help_generate", &["generate", "--help"]),
+    ] {
+        insta::assert_snapshot!(name, stdout(&run(folder.path(), args)));
+    }
+}
+
+#[test]
+fn models_are_listed_by_pattern_and_described() {
+    let folder = folder();
+    let list = stdout(&run(folder.path(), &["models", "list"]));
+    assert!(list.contains("mlp") && list.contains("transformer"), "{list}");
+    let list = stdout(&run(folder.path(), &["models", "list", "trans*"]));
+    assert!(!list.contains("mlp") && list.contains("transformer"), "{list}");
+    let text = stdout(&run(folder.path(), &["models", "describe", "transformer"]));
+    assert!(text.contains("hidden_size") && text.contains("768"), "{text}");
+    let schema = stdout(&run(folder.path(), &["models", "schema", "mlp"]));
+    let schema: serde_json::Value = serde_json::from_str(&schema).unwrap();
+    assert_eq!(schema["additionalProperties"], false);
+}
+
+#[test]
+fn an_unknown_model_is_refused_with_the_close_name() {
+    let message = refusal(&run(folder().path(), &["models", "describe", "transformr"]), 2);
+    assert!(message.contains("transformr") && message.contains("`transformer`"), "{message}");
+}
+
+#[test]
+fn config_init_writes_a_file_that_checks_and_shows_every_default() {
+    let folder = folder();
+    stdout(&run(folder.path(), &["config", "init", "transformer", "--preset", "tiny"]));
+    let text = fs::read_to_string(folder.path().join("train.toml")).unwrap();
+    assert!(text.contains("name = \"transformer\"") && text.contains("[train]"), "{text}");
+    stdout(&run(folder.path(), &["config", "check", "--config", "train.toml"]));
+    let shown = stdout(&run(folder.path(), &["config", "show", "--config", "train.toml"]));
+    assert_eq!(shown, text, "what is shown is what was written");
+    let again = run(folder.path(), &["config", "init", "mlp"]);
+    assert!(refusal(&again, 2).contains("--force"));
+}
+
+#[test]
+fn a_bad_config_is_refused_with_file_line_and_fix() {
+    let folder = folder();
+    for (text, expected) in [
+        ("[model\n", &["train.toml:1"][..]),
+        ("[modle]\nname = 'mlp'\n", &["train.toml:1:2", "`model`"]),
+        ("[model]\nname = 'mlp'\nhiden_sizes = [1]\n", &["train.toml:3:1", "`hidden_sizes`"]),
+        ("[model]\nname = 'mlp'\ndropout = 'much'\n", &["train.toml:3", "model.dropout", "number"]),
+        ("[model]\nname = 'mlp'\ndropout = 1.5\n", &["train.toml:3", "1.5", "less than 1.0"]),
+        ("[model]\nname = 7\n", &["train.toml:2", "string"]),
+        ("[train]\nsteps = 1\n", &["--model"]),
+        ("[model]\nname = 'mlp'\n[train]\nbatch_size = 0\n", &["train.toml:4", "batch_size"]),
+    ] {
+        fs::write(folder.path().join("train.toml"), text).unwrap();
+        let message =
+            refusal(&run(folder.path(), &["config", "check", "--config", "train.toml"]), 2);
+        for part in expected {
+            assert!(message.contains(part), "{text}\n{message}\nlacks {part}");
+        }
+    }
+    let message = refusal(&run(folder.path(), &["config", "check", "--config", "no.toml"]), 2);
+    assert!(message.contains("no.toml"), "{message}");
+}
+
+#[test]
+fn a_run_trains_saves_and_generates_and_is_not_replaced_by_accident() {
+    let folder = folder_with_text();
+    let summary = stdout(&train(folder.path(), "run", &[]));
+    assert!(summary.contains("bigram entropy") && summary.contains("run folder"), "{summary}");
+    for file in ["config.toml", "weights.safetensors", "metrics.jsonl", "loss.png", "loss.svg"] {
+        assert!(folder.path().join("run").join(file).is_file(), "{file}");
+    }
+    let metrics = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
+    for line in metrics.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+
+    let generate = ["generate", "run", "--prompt", "the ", "--max-tokens", "8"];
+    let first = run(folder.path(), &generate);
+    assert!(first.stdout.starts_with(b"the ") && first.stdout.len() == 4 + 8 + 1);
+    assert_eq!(first.stdout, run(folder.path(), &generate).stdout, "one seed, one text");
+
+    assert!(refusal(&train(folder.path(), "run", &[]), 2).contains("--force"));
+
+    let weights = folder.path().join("run/weights.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() - 10]).unwrap();
+    let message = refusal(&run(folder.path(), &generate), 2);
+    assert!(message.contains("weights.safetensors"), "{message}");
+    // A header length of 2^63.
+    fs::write(&weights, [0, 0, 0, 0, 0, 0, 0, 128, b'{', b'}']).unwrap();
+    let message = refusal(&run(folder.path(), &generate), 2);
+    assert!(message.contains("weights.safetensors"), "{message}");
+}
+
+#[test]
+fn one_seed_gives_one_run() {
+    let folder = folder_with_text();
+    let read = |path: &str| fs::read(folder.path().join(path).join("weights.safetensors")).unwrap();
+    stdout(&train(folder.path(), "run", &[]));
+    stdout(&train(folder.path(), "again", &[]));
+    stdout(&train(folder.path(), "other", &["--set=train.seed=1"]));
+    assert_eq!(read("run"), read("again"));
+    assert_ne!(read("run"), read("other"));
+}
+
+#[test]
+fn text_that_cannot_be_learned_is_refused_in_words() {
+    let folder = folder();
+    let text = folder.path().join("text.txt");
+    let message = refusal(&train(folder.path(), "run", &[]), 2);
+    assert!(message.contains("text.txt"), "{message}");
+    for content in ["", "short"] {
+        fs::write(&text, content).unwrap();
+        let message = refusal(&train(folder.path(), "run", &[]), 2);
+        assert!(message.contains("text.txt"), "{message}");
+    }
+    assert!(!folder.path().join("run").exists(), "nothing is left behind");
+}
+
+#[test]
+fn a_vocabulary_without_all_bytes_is_refused() {
+    let folder = folder_with_text();
+    let refused = train(folder.path(), "run", &["--set=model.vocab_size=100"]);
+    assert!(refusal(&refused, 2).contains("model.vocab_size=256"));
+}
+
+#[test]
+fn images_that_do_not_fit_the_model_are_refused_with_both_sizes() {
+    let folder = folder();
+    for part in ["train", "t10k"] {
+        let images = [&[0, 0, 8, 3, 0, 0, 0, 4, 0, 0, 0, 2, 0, 0, 0, 2][..], &[7; 16]].concat();
+        fs::write(folder.path().join(format!("{part}-images-idx3-ubyte")), images).unwrap();
+        let labels = [0, 0, 8, 1, 0, 0, 0, 4, 0, 1, 2, 3];
+        fs::write(folder.path().join(format!("{part}-labels-idx1-ubyte")), labels).unwrap();
+    }
+    let train = |input_size: &str| {
+        let args =
+            ["train", "--model=mlp", "--set=data.kind=idx", "--set=data.path=.", "--output=run"];
+        let sizes = [input_size, "--set=train.steps=3", "--set=train.batch_size=2"];
+        run(folder.path(), &[&args[..], &sizes].concat())
+    };
+    let message = refusal(&train("--set=model.input_size=5"), 1);
+    assert!(message.contains('4') && message.contains('5'), "{message}");
+    let summary = stdout(&train("--set=model.input_size=4"));
+    assert!(summary.contains("held-out accuracy"), "{summary}");
+}
+
+#[test]
+fn completions_name_the_commands() {
+    let script = stdout(&run(folder().path(), &["completions", "bash"]));
+    assert!(script.contains("generate") && script.contains("mlx-train"), "{script}");
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mlx-train"))
+        .args(["models", "describe", "transformer"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(stderr(&output), "");
+}
