@@ -66,6 +66,7 @@ fn main() -> Result<()> {
         learning_rate: 2e-3,
         warmup_steps: args.steps / 20,
         weight_decay: 0.05,
+        log_every: (args.steps / 20).max(1),
         eval_every: (args.steps / 5).max(1),
         seed: args.seed,
         ..TrainConfig::default()

@@ -52,14 +52,33 @@ struct Args {
 /// All Rust sources of the pinned mlx-rs package, in the order of their paths.
 fn mlx_rs_sources() -> Result<Text> {
     let failed = |what: &str| Error::message(format!("cannot find the sources of mlx-rs: {what}"));
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let metadata = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--offline", "--manifest-path"])
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
-        .output()
-        .map_err(|error| failed(&error.to_string()))?;
+    let cargo = |args: &[&str]| -> Result<Vec<u8>> {
+        let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let output = Command::new(program)
+            .args(args)
+            .output()
+            .map_err(|error| failed(&error.to_string()))?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        Err(failed(&String::from_utf8_lossy(&output.stderr)))
+    };
+    // Without the platform Cargo would download packages for all others, too.
+    let version = String::from_utf8_lossy(&cargo(&["-vV"])?).into_owned();
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    let host = host.ok_or_else(|| failed("cargo -vV does not name the host"))?;
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let metadata = cargo(&[
+        "metadata",
+        "--format-version=1",
+        "--locked",
+        "--filter-platform",
+        host,
+        "--manifest-path",
+        manifest,
+    ])?;
     let metadata: serde_json::Value =
-        serde_json::from_slice(&metadata.stdout).map_err(|error| failed(&error.to_string()))?;
+        serde_json::from_slice(&metadata).map_err(|error| failed(&error.to_string()))?;
     let manifest = metadata["packages"]
         .as_array()
         .and_then(|packages| packages.iter().find(|package| package["name"] == "mlx-rs"))
