@@ -23,6 +23,9 @@ pub enum Error {
     /// An array cannot be read as a slice of the element type that was asked for.
     #[error("an array cannot be read as a slice")]
     AsSlice(#[from] AsSliceError),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] crate::file::FileError),
     /// Weights could not be saved or loaded.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),

@@ -8,6 +8,7 @@ extern crate self as mlx_train_core;
 
 pub mod error;
 pub mod ffi;
+pub mod file;
 
 mod integers;
 pub mod shape;

@@ -5,7 +5,8 @@ use flate2::{Compression, write::GzEncoder};
 use mlx_rs::Array;
 use mlx_train_core::{
     Result,
-    data::{Batch, DataError, Dataset, InMemory, Stream, Text, batches, bigram_entropy, idx},
+    data::{Batch, Dataset, InMemory, Stream, Text, batches, bigram_entropy, idx},
+    file::FileError,
 };
 use proptest::prelude::*;
 use std::{fs, io::Write, path::PathBuf};
@@ -152,7 +153,7 @@ fn texts_without_a_window_are_refused() {
     );
 
     let message = Text::open(folder.path().join("none.txt")).unwrap_err().to_string();
-    assert!(message.contains("none.txt: check that the path is right"), "{message}");
+    assert!(message.contains("none.txt`: it does not exist"), "{message}");
 
     let short = Text::new("abc", "short.txt");
     let message = short.windows(3).unwrap_err().to_string();
@@ -255,7 +256,7 @@ fn damaged_and_hostile_idx_files_are_refused_before_memory_is_reserved() {
         assert!(message.contains(name) && message.contains(expected), "{name}: {message}");
     }
     let error = idx::read(folder.path().join("nowhere")).unwrap_err();
-    assert!(matches!(error, mlx_train_core::Error::Data(DataError::Read { .. })), "{error}");
+    assert!(matches!(error, mlx_train_core::Error::File(FileError::Read { .. })), "{error}");
     assert_eq!(idx::read(write(&folder, "good", &good)).unwrap().shape, [2, 3]);
     assert_eq!(
         idx::read(write(&folder, "good.gz", &gzip(&good))).unwrap().bytes,

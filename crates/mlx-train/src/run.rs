@@ -90,7 +90,7 @@ impl RunFolder {
     /// # Errors
     /// When the disk fails.
     pub fn write_config(&self, text: &str) -> Result<()> {
-        write_text(&self.config(), text)
+        Ok(write_whole(self.config(), text)?)
     }
 
     /// Writes numbers, pictures and, last, the weights, which make the run a finished one.
@@ -103,7 +103,7 @@ impl RunFolder {
         history: &History,
         curve: &Curve<'_>,
     ) -> Result<()> {
-        write_text(&self.metrics(), &metrics(history))?;
+        write_whole(self.metrics(), metrics(history))?;
         // A run of a single report has no line to draw.
         if history.training.len() > 1 {
             for extension in ["png", "svg"] {
@@ -112,13 +112,6 @@ impl RunFolder {
         }
         save_weights(model, self.weights())
     }
-}
-
-fn write_text(path: &Path, text: &str) -> Result<()> {
-    write_whole(path, |file| {
-        file.write_all(text.as_bytes())
-            .map_err(|error| Error::message(format!("cannot write `{}`: {error}", path.display())))
-    })
 }
 
 /// One JSON object a line: the reports, then the evaluations, each in the order of the steps.

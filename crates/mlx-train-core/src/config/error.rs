@@ -1,25 +1,16 @@
 //! What can be wrong with a config, each with its place and its fix.
 
 use super::{Format, node::Place};
-use std::{
-    fmt, io,
-    path::{Path, PathBuf},
-};
+use crate::file::FileError;
+use std::{fmt, path::PathBuf};
 
 /// Why a config was not read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The file system refused.
-    #[error("cannot {action} the config `{}`{}", .path.display(), io_hint(.source))]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// `read` or `write`.
-        action: &'static str,
-        /// What the system says.
-        source: io::Error,
-    },
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The extension names no format.
     #[error("`{}` has no extension of a config; name it .toml, .json, .yaml or .yml", .0.display())]
     Extension(PathBuf),
@@ -74,10 +65,6 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io { path: path.to_owned(), action, source }
-    }
-
     /// The problems of [`ConfigError::Invalid`]; none for others.
     pub fn problems(&self) -> &[Problem] {
         match self {
@@ -150,13 +137,4 @@ fn lines(problems: &[Problem], omitted: usize) -> String {
         lines.push(format!("… and {omitted} more"));
     }
     lines.join("\n")
-}
-
-fn io_hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::NotFound => "; there is no such file or folder: check the path",
-        io::ErrorKind::PermissionDenied => "; check its permissions",
-        io::ErrorKind::IsADirectory => "; it is a folder: name a file in it",
-        _ => "",
-    }
 }

@@ -84,6 +84,7 @@ pub use source::{ConfigSource, IntoConfigSource};
 #[doc(inline)]
 pub use mlx_train_derive::ModelConfig;
 
+use crate::file::write_whole;
 use reader::Reader;
 use serde_json::Value;
 use std::{fmt::Debug, path::Path};
@@ -225,7 +226,8 @@ pub trait ModelConfig: ConfigField + Debug + Clone + Default + 'static {
     /// As [`ModelConfig::to_text`], or when the file cannot be written.
     fn save(&self, path: impl AsRef<Path>) -> Result<(), ConfigError> {
         let path = path.as_ref();
-        file::write_whole(path, self.to_text(Format::of(path)?)?.as_bytes())
+        let text = self.to_text(Format::of(path)?)?;
+        Ok(write_whole(path, text)?)
     }
 
     /// The JSON Schema (draft 2020-12) of the documents that [`ModelConfig::from_document`] reads.

@@ -1,19 +1,11 @@
 //! What can be wrong with data.
 
-use std::{io, path::PathBuf};
+use std::path::PathBuf;
 
 /// A dataset that cannot be read, or not used as it is.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// A file that does not open or does not read.
-    #[error("cannot read {}: check that the path is right and the file readable", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
     /// A file that is not what it should be.
     #[error("{}: {problem}", path.display())]
     Malformed {

@@ -5,7 +5,7 @@
 //! Files may be compressed with gzip, as they are distributed.
 
 use super::{DataError, InMemory};
-use crate::Result;
+use crate::{Result, file::FileError};
 use flate2::read::MultiGzDecoder;
 use mlx_rs::Array;
 use std::{
@@ -33,7 +33,7 @@ const UNSIGNED_BYTE: u8 = 8;
 /// The header is not believed: before memory is reserved, its axes are compared with how much the file can hold.
 ///
 /// # Errors
-/// [`DataError::Read`] when the file cannot be read, [`DataError::Malformed`] when it is no IDX file of
+/// [`FileError`] when the file cannot be read, [`DataError::Malformed`] when it is no IDX file of
 /// unsigned bytes, is cut short, or is longer than its header says.
 pub fn read(path: impl AsRef<Path>) -> Result<Idx> {
     let path = path.as_ref();
@@ -41,7 +41,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Idx> {
         Problem::Io(source) if source.kind() == ErrorKind::UnexpectedEof => {
             malformed(path, "the file ends inside of its header: get it again".into())
         }
-        Problem::Io(source) => DataError::Read { path: path.to_owned(), source }.into(),
+        Problem::Io(source) => FileError::read(path)(source).into(),
         Problem::Content(problem) => malformed(path, problem),
     })
 }

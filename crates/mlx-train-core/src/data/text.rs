@@ -1,7 +1,7 @@
 //! Text as a sequence of bytes, for language models with a vocabulary of 256.
 
 use super::{Batch, DataError, Dataset, batch::check_rows, split::num_training};
-use crate::Result;
+use crate::{Result, file::FileError};
 use mlx_rs::Array;
 use std::{fmt, fs, ops::Range, path::Path, sync::Arc};
 
@@ -17,11 +17,10 @@ impl Text {
     /// Reads a file of any encoding, whole.
     ///
     /// # Errors
-    /// [`DataError::Read`] when it cannot be read, [`DataError::Malformed`] when it is empty.
+    /// [`FileError`] when it cannot be read, [`DataError::Malformed`] when it is empty.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes =
-            fs::read(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
+        let bytes = fs::read(path).map_err(FileError::read(path))?;
         if bytes.is_empty() {
             let problem = "the text has zero bytes: name a file with text to train on".to_owned();
             return Err(DataError::Malformed { path: path.to_owned(), problem }.into());

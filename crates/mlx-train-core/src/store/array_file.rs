@@ -1,7 +1,10 @@
 //! Named arrays in one safetensors file: 8 bytes of header length, a JSON header, raw arrays.
 
-use super::{StoreError, write_whole};
-use crate::Result;
+use super::StoreError;
+use crate::{
+    Result,
+    file::{FileError, write_whole_with},
+};
 use mlx_rs::{
     Array, Dtype,
     ops::{concatenate, indexing::TryIndexOp},
@@ -52,7 +55,7 @@ impl ArrayFile {
     /// Opens a file and checks its header against its size; reads no array.
     ///
     /// # Errors
-    /// [`StoreError::Io`] when the file cannot be read, [`StoreError::Damaged`] when it is not
+    /// [`FileError`] when the file cannot be read, [`StoreError::Damaged`] when it is not
     /// whole: a header that is no JSON or longer than the file (or than 100 MB), arrays that
     /// overlap, leave gaps, or have other sizes than their shapes and dtypes say.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
@@ -60,17 +63,17 @@ impl ArrayFile {
         let damaged =
             |problem: String| StoreError::Damaged { path: path.to_owned(), problem }.into();
         // Before opening: to open a named pipe would wait for its writer.
-        let about = fs::metadata(path).map_err(StoreError::io("read", path))?;
+        let about = fs::metadata(path).map_err(FileError::read(path))?;
         if !about.is_file() {
             return Err(damaged("it is not an ordinary file; name one".into()));
         }
-        let mut file = File::open(path).map_err(StoreError::io("read", path))?;
-        let file_bytes = file.metadata().map_err(StoreError::io("read", path))?.len();
+        let mut file = File::open(path).map_err(FileError::read(path))?;
+        let file_bytes = file.metadata().map_err(FileError::read(path))?.len();
         if file_bytes < LENGTH_BYTES as u64 {
             return Err(damaged(format!("it has {file_bytes} bytes, a header needs 8; {AGAIN}")));
         }
         let mut length = [0; LENGTH_BYTES];
-        file.read_exact(&mut length).map_err(StoreError::io("read", path))?;
+        file.read_exact(&mut length).map_err(FileError::read(path))?;
         if &length == b"version " {
             return Err(damaged("it is a pointer of Git LFS; run `git lfs pull`".into()));
         }
@@ -83,7 +86,7 @@ impl ArrayFile {
             )));
         }
         let mut header = vec![0; header_bytes as usize];
-        file.read_exact(&mut header).map_err(StoreError::io("read", path))?;
+        file.read_exact(&mut header).map_err(FileError::read(path))?;
         let header: Metadata = serde_json::from_slice(&header)
             .map_err(|error| damaged(format!("its header is refused: {error}; {AGAIN}")))?;
 
@@ -138,10 +141,10 @@ impl ArrayFile {
         let mut buffer = Vec::new();
         self.file
             .seek(SeekFrom::Start(self.data_start + begin as u64))
-            .map_err(StoreError::io("read", &self.path))?;
+            .map_err(FileError::read(&self.path))?;
         for part in (begin..end).step_by(PART_BYTES) {
             buffer.resize(PART_BYTES.min(end - part), 0);
-            self.file.read_exact(&mut buffer).map_err(StoreError::io("read", &self.path))?;
+            self.file.read_exact(&mut buffer).map_err(FileError::read(&self.path))?;
             // Any other value would be undefined behaviour in whoever reads it as a `bool`.
             if dtype == Dtype::Bool && buffer.iter().any(|&byte| byte > 1) {
                 let problem = format!("`{name}` has a bool that is neither 0 nor 1; {AGAIN}");
@@ -177,7 +180,7 @@ fn cannot_hold(name: &str, info: &TensorInfo) -> String {
 ///
 /// # Errors
 /// [`StoreError::Unsavable`] when two arrays have one name, a name is empty or `__metadata__`
-/// (the format's own), or an array has more than 2^31 - 1 elements; [`StoreError::Io`] when the
+/// (the format's own), or an array has more than 2^31 - 1 elements; [`FileError`] when the
 /// folder does not exist or the disk fails; when MLX fails.
 pub fn save_arrays<'a, S: Into<String>>(
     arrays: impl IntoIterator<Item = (S, &'a Array)>,
@@ -228,8 +231,8 @@ pub fn save_arrays<'a, S: Into<String>>(
         return Err(unsavable("the header", "it is over 100 MB; save fewer arrays a file").into());
     }
 
-    write_whole(path, |file| {
-        let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(StoreError::io("write", path));
+    write_whole_with(path, |file| {
+        let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(FileError::write(path));
         // Spaces after the JSON align the arrays.
         let padding = header.len().next_multiple_of(LENGTH_BYTES) - header.len();
         put(&((header.len() + padding) as u64).to_le_bytes())?;

@@ -1,25 +1,11 @@
 //! What can go wrong between arrays and files.
 
-use std::{
-    fmt,
-    io::{self, ErrorKind},
-    path::{Path, PathBuf},
-};
+use std::{fmt, path::PathBuf};
 
 /// Why weights could not be saved or loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The file or disk failed.
-    #[error("cannot {action} `{}`: {}", .path.display(), advice(.source))]
-    Io {
-        /// What was tried: `read`, `write`, …
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-    },
     /// The file is not a whole safetensors file.
     #[error("`{}` is not a safetensors file that can be read: {problem}", .path.display())]
     Damaged {
@@ -46,13 +32,6 @@ pub enum StoreError {
         /// Every difference, in natural order of names.
         problems: Vec<Mismatch>,
     },
-}
-
-impl StoreError {
-    /// Makes an [`io::Error`] say what was tried and where.
-    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { action, path: path.to_owned(), source }
-    }
 }
 
 /// One difference between a file and a model.
@@ -120,19 +99,5 @@ fn hint(problems: &[Mismatch]) -> &'static str {
     } else {
         "build the model with the config that the file was trained with, or rename its arrays \
          with `LoadOptions::rename`"
-    }
-}
-
-fn advice(source: &io::Error) -> &'static str {
-    match source.kind() {
-        ErrorKind::NotFound => "it does not exist; check the path, or create its folder first",
-        ErrorKind::PermissionDenied => "permission is denied; choose a folder that you may use",
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            "the disk is full; free some space or choose another folder"
-        }
-        ErrorKind::IsADirectory => "it is a folder; name a file in it",
-        ErrorKind::NotADirectory => "a part of the path is a file; check the path",
-        ErrorKind::UnexpectedEof => "it became shorter while it was read; try again",
-        _ => "the system refused; its reason follows",
     }
 }

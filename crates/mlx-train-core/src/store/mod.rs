@@ -3,7 +3,7 @@
 //! [`save_weights`] writes a model's parameters, whole or not at all; [`load_weights`] reads them
 //! back and refuses a file that does not fit the model exactly, before it changes anything.
 //! Beneath them, [`save_arrays`] and [`ArrayFile`] do the same for any named arrays, and
-//! [`write_whole`] for any file.
+//! [`write_whole`] and [`write_whole_with`] for any file.
 //!
 //! A file is not trusted: its header is bounded by the file's own size before it is read, and
 //! every offset, shape and dtype is checked before an array is made. Format:
@@ -12,9 +12,8 @@
 mod array_file;
 mod error;
 mod weights;
-mod whole_file;
 
+pub use crate::file::{write_whole, write_whole_with};
 pub use array_file::{ArrayFile, save_arrays};
 pub use error::{Mismatch, StoreError};
 pub use weights::{LoadOptions, Rename, load_weights, save_weights};
-pub use whole_file::write_whole;

@@ -65,7 +65,7 @@ pub type Rename<'a> = dyn Fn(&str) -> Option<String> + 'a;
 ///
 /// # Errors
 /// [`StoreError::Mismatch`] with every missing, unexpected, doubled and differing array;
-/// [`StoreError::Damaged`] when the file is not whole; [`StoreError::Io`] when it cannot be read.
+/// [`StoreError::Damaged`] when the file is not whole; [`FileError`](crate::file::FileError) when it cannot be read.
 /// The model is unchanged in each case.
 pub fn load_weights(
     model: &mut (impl ModuleParameters + ?Sized),

@@ -1,7 +1,7 @@
 //! Loss curves as PNG and SVG.
 
 use super::{History, TrainError};
-use crate::{Result, store::write_whole};
+use crate::{Result, file::write_whole};
 use plotters::{
     coord::Shift,
     element::DashedPathElement,
@@ -91,10 +91,7 @@ impl<'a> Curve<'a> {
             _ => Err("its name ends in neither .png nor .svg: name one of these formats".into()),
         };
         let content = content.map_err(|error| failed(error.to_string()))?;
-        write_whole(path, |file| {
-            file.write_all(&content).map_err(|error| failed(error.to_string()))?;
-            Ok(())
-        })
+        Ok(write_whole(path, content)?)
     }
 
     fn svg(&self) -> Result<Vec<u8>, Box<dyn StdError>> {

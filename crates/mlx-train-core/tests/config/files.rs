@@ -1,7 +1,10 @@
 //! Files: what is read, what is refused, and how they are written.
 
 use crate::kitchen_sink::*;
-use mlx_train_core::config::{ConfigError, Format, ModelConfig};
+use mlx_train_core::{
+    config::{ConfigError, Format, ModelConfig},
+    file::FileError,
+};
 use std::{error::Error, fs, path::Path};
 use tempfile::{TempDir, tempdir};
 
@@ -44,7 +47,7 @@ fn a_file_that_is_no_config_is_refused_with_its_path_and_what_to_do() {
         refusal(&folder, write(&folder, "check.yaml", "# sizes\nhidden_size: 100\n")),
     ];
     insta::assert_snapshot!(refusals.join("\n"), @r#"
-cannot read the config `FOLDER/missing.toml`; there is no such file or folder: check the path (cause: No such file or directory (os error 2))
+cannot read `FOLDER/missing.toml`: it does not exist; check the path (cause: No such file or directory (os error 2))
 `FOLDER/run.ini` has no extension of a config; name it .toml, .json, .yaml or .yml
 `FOLDER/run` has no extension of a config; name it .toml, .json, .yaml or .yml
 FOLDER/latin.toml:2:9: this is not UTF-8 text; save the config as UTF-8
@@ -55,7 +58,7 @@ FOLDER/check.yaml: num_heads (12) must divide hidden_size (100)
     fs::create_dir(folder.path().join("folder.toml")).unwrap();
     assert!(matches!(
         SinkConfig::load(folder.path().join("folder.toml")),
-        Err(ConfigError::Io { .. })
+        Err(ConfigError::File(FileError::Read { .. }))
     ));
 }
 
@@ -83,7 +86,7 @@ fn saving_into_no_folder_names_the_path() {
     let error = SinkConfig::default().save(folder.path().join("none/run.toml")).unwrap_err();
     let text = error.to_string().replace(&folder.path().display().to_string(), "FOLDER");
     insta::assert_snapshot!(text, @r#"
-cannot write the config `FOLDER/none/run.toml`; there is no such file or folder: check the path
+cannot write `FOLDER/none/run.toml`: its folder does not exist; create it first
 "#);
 }
 

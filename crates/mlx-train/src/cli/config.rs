@@ -48,9 +48,5 @@ fn init(settings: &Settings, output: &Path, force: bool) -> Result<(), Error> {
         )));
     }
     let text = settings.to_toml()?;
-    write_whole(output, |file| {
-        file.write_all(text.as_bytes()).map_err(|error| {
-            Error::message(format!("cannot write `{}`: {error}", output.display()))
-        })
-    })
+    Ok(write_whole(output, text)?)
 }

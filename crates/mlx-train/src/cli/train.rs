@@ -84,7 +84,7 @@ impl Run {
     }
 }
 
-/// MLX reads whatever lies in memory for a token that is out of the vocabulary.
+/// Bytes out of the vocabulary would be read as its last token, and make the loss NaN.
 fn check_vocabulary(settings: &Settings, model: &mut dyn BaseModel) -> Result<()> {
     match (settings.data.kind, model.as_language_model()) {
         (DataKind::Text, Some(model)) if model.vocab_size() < 256 => Err(Error::message(format!(
