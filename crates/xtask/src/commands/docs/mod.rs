@@ -22,7 +22,7 @@ Examples:
   cargo xtask docs                     reference pages (target/doc), and the book's links checked
   cargo xtask docs --open              the same, then show them
   cargo xtask docs --check             only links, listings and quoted code: a second, no build
-  cargo xtask docs --book              the book as HTML too (site/book); the first time this
+  cargo xtask docs --book              the book as HTML too (target/book); the first time this
                                        installs mdBook into the cache, some minutes")]
 pub struct DocsArgs {
     /// Only check links, listings and quoted code; build nothing
@@ -53,7 +53,7 @@ pub fn run(workspace: &Workspace, args: &DocsArgs) -> Result<()> {
     reference(workspace, args.open)?;
     progress.step(format_args!("reference pages: {}", workspace.path("target/doc").display()));
     if args.book {
-        let site = workspace.path("site/book");
+        let site = workspace.path("target/book");
         let mut command = Command::new(mdbook(&progress)?);
         command.arg("build").arg(workspace.path("docs")).arg("--dest-dir").arg(&site);
         shell::stream(&mut command)?;
