@@ -78,6 +78,7 @@ pub use format::Format;
 pub use node::Place;
 pub use preset::Preset;
 pub use range::Range;
+pub(crate) use schema::first_paragraph;
 pub use schema::{EnumSchema, FieldSchema, FieldType, Schema, VariantSchema};
 pub use source::{ConfigSource, IntoConfigSource};
 

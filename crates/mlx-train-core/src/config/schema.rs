@@ -94,6 +94,11 @@ pub struct VariantSchema {
     pub fields: Vec<FieldSchema>,
 }
 
+/// The lines of a doc comment up to the first empty one: all that a listing has room for.
+pub(crate) fn first_paragraph(docs: &str) -> impl Iterator<Item = &str> {
+    docs.trim().lines().map(str::trim).take_while(|line| !line.is_empty())
+}
+
 impl Schema {
     #[doc(hidden)]
     pub fn new<C>(

@@ -1,7 +1,7 @@
 //! Everything about a model for a reader: as text, as JSON.
 
 use super::ModelEntry;
-use crate::config::{FieldSchema, FieldType, Schema};
+use crate::config::{FieldSchema, FieldType, Schema, first_paragraph};
 use serde::Serialize;
 use serde_json::Value;
 use std::fmt;
@@ -149,7 +149,7 @@ impl fmt::Display for Description {
                 field.ty.clone(),
                 field.default.to_string(),
                 field.range.clone().unwrap_or_default(),
-                first_paragraph(field.docs),
+                summary(field.docs),
             ]
         });
         writeln!(f)?;
@@ -157,10 +157,9 @@ impl fmt::Display for Description {
     }
 }
 
-/// The first paragraph of a doc comment on one line.
-pub(super) fn first_paragraph(docs: &str) -> String {
-    let lines = docs.trim().lines().map(str::trim);
-    lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+/// What a doc comment says first, on one line.
+pub(super) fn summary(docs: &str) -> String {
+    first_paragraph(docs).collect::<Vec<_>>().join(" ")
 }
 
 /// Writes rows with aligned columns, two spaces apart.

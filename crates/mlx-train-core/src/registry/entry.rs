@@ -1,6 +1,6 @@
 //! One registered model: what is known about it, and how it is built from any source of a config.
 
-use super::{RegistryError, description::first_paragraph};
+use super::{RegistryError, description::summary};
 use crate::{
     Error, Result,
     config::{ConfigError, ConfigSource, Format, IntoConfigSource, ModelConfig, Schema},
@@ -71,7 +71,7 @@ impl ModelEntry {
 
     /// The first paragraph of the description on one line.
     pub fn summary(&self) -> String {
-        first_paragraph(self.description())
+        summary(self.description())
     }
 
     /// The struct, with its module: `my_crate::net::Net`.

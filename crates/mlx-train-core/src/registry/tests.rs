@@ -20,6 +20,8 @@ use insta::assert_snapshot;
 #[derive(Debug, Clone, PartialEq, ModelConfig)]
 struct ShiftConfig {
     /// What is added.
+    ///
+    /// Not to the text that lists it.
     #[config(default = 1, range = 0..100)]
     by: i32,
 }

@@ -43,6 +43,41 @@ fn the_json_schema_has_the_keywords_of_the_fields() {
     insta::assert_snapshot!(schema);
 }
 
+/// What a listing shows.
+///
+/// What the API's documentation adds.
+#[derive(Debug, Clone, ModelConfig)]
+struct Documented {
+    /// How wide,
+    /// in channels.
+    ///
+    /// ```text
+    /// 64 is small
+    ///   512 is large
+    /// ```
+    #[config(default = 64)]
+    width: i32,
+}
+
+#[test]
+fn comments_in_files_are_the_first_paragraph_and_json_schema_has_all() {
+    insta::assert_snapshot!(Documented::default().to_text(Format::Toml).unwrap(), @r"
+# What a listing shows.
+
+# How wide,
+# in channels.
+# (i32, default 64)
+width = 64
+");
+    let schema = Documented::schema();
+    assert_eq!(schema.docs, "What a listing shows.\n\nWhat the API's documentation adds.");
+    let docs = "How wide,\nin channels.\n\n```text\n64 is small\n  512 is large\n```";
+    assert_eq!(schema.fields[0].docs, docs);
+    let json = Documented::json_schema();
+    assert_eq!(json["description"], schema.docs);
+    assert_eq!(json["properties"]["width"]["description"], docs);
+}
+
 #[test]
 fn the_hash_depends_on_values_and_not_on_how_they_were_written() {
     let default = SinkConfig::default();

@@ -119,11 +119,9 @@ pub(super) fn docs(attributes: &[Attribute]) -> String {
         },
         _ => None,
     });
-    let lines = lines.flat_map(|text| {
-        text.lines()
-            .map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned())
-            .collect::<Vec<_>>()
-    });
+    // Not `lines`, which has none for the empty line that ends a paragraph.
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let lines = text.split('\n').map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end());
     lines.collect::<Vec<_>>().join("\n").trim().to_owned()
 }
 

@@ -2,7 +2,7 @@
 
 use super::{DEEPEST, SyntaxError, lines::Lines, quote::quote};
 use crate::config::{
-    ConfigError,
+    ConfigError, first_paragraph,
     node::{Entry, Kind, Node, Origin, Place},
     schema::{EnumSchema, FieldSchema, FieldType, Schema},
     table::TAG,
@@ -253,8 +253,9 @@ fn key(name: &str) -> String {
     if !name.is_empty() && name.bytes().all(bare) { name.to_owned() } else { quote(name) }
 }
 
-fn write_comment(out: &mut String, text: &str) {
-    for line in text.lines() {
+/// The first paragraph of a doc comment; the JSON Schema has all of it.
+fn write_comment(out: &mut String, docs: &str) {
+    for line in first_paragraph(docs) {
         let line: String = line.chars().filter(|c| !c.is_control()).collect();
         let _ = writeln!(out, "{}", format!("# {line}").trim_end());
     }
