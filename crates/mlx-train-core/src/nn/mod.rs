@@ -3,7 +3,7 @@
 //! | here | instead of mlx-rs's, because |
 //! | --- | --- |
 //! | [`Dropout`] | its masks come from global state, its f32 scale promotes bf16 |
-//! | [`Embedding`] | it panics on token ids that are not integers |
+//! | [`Embedding`] | it panics on token ids that are not integers, and ids out of range corrupt memory |
 //! | [`gelu`], [`silu`], … | they compile at each call (with g++ on a CPU), and gelu promotes bf16 |
 //! | [`Stack`], [`KvCache`], [`init`] | it has none |
 //!
