@@ -1,7 +1,6 @@
 //! A model of your own: its config, its layers, its name and its training, in one file.
 //!
-//! `cargo run --release -p mlx-train-examples --bin custom_model` trains it on this very file;
-//! on two CPU cores that takes about ten seconds.
+//! `cargo run --release -p mlx-train-examples --bin custom_model` trains it on this very file.
 use mlx_train::prelude::*;
 
 // ANCHOR: config
@@ -111,7 +110,7 @@ fn main() -> Result<()> {
     let sizes = ["hidden_size=64", "num_layers=2", "num_heads=4", "vocab_size=256"];
     let mut model = rng::scope(&rng::key(42)?, || entry.build(sizes))?;
     let text = Text::new(include_str!("custom_model.rs"), "this file").windows(64)?;
-    let config = TrainConfig { steps: 200, learning_rate: 3e-3, ..TrainConfig::default() };
+    let config = TrainConfig { steps: 200, batch_size: 8, ..TrainConfig::default() };
     let progress = Progress::new("bytes");
     let history = Trainer::new(&mut model, config)?.on_event(|e| progress.show(e)).run(text)?;
     println!("final loss: {:.3} nats per byte", history.training.last().map_or(0.0, |p| p.loss));

@@ -1,0 +1,181 @@
+//! The code of the book, chapter by chapter; `docs/src/*.md` include it by its anchors.
+
+use mlx_train::{
+    data::{Batch, Dataset, InMemory},
+    generate::{GenerateOptions, Sampler, generate},
+    mlx_rs::random,
+    models::{mlp::MlpConfig, transformer::TransformerConfig},
+    prelude::*,
+    store::{LoadOptions, load_weights, save_weights},
+    train::{Curve, Event, accuracy},
+};
+use std::ops::ControlFlow;
+
+fn small_transformer() -> Result<Box<dyn BaseModel>> {
+    // ANCHOR: seed
+    let model = rng::scope(&rng::key(42)?, || {
+        ModelRegistry::get_model("transformer")?.build(["preset=tiny", "num_layers=1"])
+    })?;
+    // ANCHOR_END: seed
+    Ok(model)
+}
+
+// ANCHOR: test
+#[test]
+fn logits_have_the_vocabulary_as_their_last_axis() -> Result<()> {
+    let mut model = small_transformer()?;
+    let tokens = Array::from_slice(&[1, 2, 3, 4, 5, 6], &[2, 3]);
+    let logits = model.forward(&tokens)?;
+    assert_shape!(logits, [2, 3, 256]);
+    let loss = model.loss_fn(&tokens, &tokens)?;
+    assert!(loss.value.try_item_exact::<f32>()?.is_finite());
+    Ok(())
+}
+// ANCHOR_END: test
+
+#[test]
+fn configs() -> Result<()> {
+    let folder = tempfile::tempdir().map_err(|error| Error::message(error.to_string()))?;
+    let path = folder.path().join("model.toml");
+    // ANCHOR: config
+    let config = TransformerConfig { hidden_size: 128, num_heads: 4, ..Default::default() };
+    config.save(&path)?; // .toml, .json or .yaml
+
+    let config = TransformerConfig::load(&path)?.with_overrides(["num_layers=2", "dropout=0"])?;
+    assert_eq!((config.hidden_size, config.num_layers), (128, 2));
+    // ANCHOR_END: config
+
+    // ANCHOR: config_error
+    let refused = TransformerConfig::load(&path)?.with_overrides(["num_heads=3"]);
+    assert!(refused.is_err()); // 128 is no multiple of 3
+    // ANCHOR_END: config_error
+    Ok(())
+}
+
+#[test]
+fn registry() -> Result<()> {
+    let config = MlpConfig { hidden_sizes: vec![32], ..MlpConfig::default() };
+    // ANCHOR: registry
+    let entry = ModelRegistry::get_model("mlp")?;
+    let from_defaults = entry.build(())?;
+    let from_overrides = entry.build(["hidden_sizes=[32]", "dropout=0.1"])?;
+    let from_its_config = entry.build(config)?;
+    // ANCHOR_END: registry
+    for model in [from_defaults, from_overrides, from_its_config] {
+        assert!(model.num_parameters() > 0);
+    }
+
+    // ANCHOR: list
+    for entry in ModelRegistry::list("trans*")? {
+        println!("{}: {}", entry.name(), entry.summary());
+    }
+    println!("{}", ModelRegistry::describe("mlp")?);
+    // ANCHOR_END: list
+
+    // ANCHOR: wrong_config
+    let refused = entry.build(TransformerConfig::default()).map(|_| ());
+    assert!(refused.is_err_and(|error| error.to_string().contains("MlpConfig")));
+    // ANCHOR_END: wrong_config
+    Ok(())
+}
+
+// ANCHOR: dataset
+/// Points of the plane, labelled by the side of a line that they lie on.
+#[derive(Debug)]
+struct HalfPlanes;
+
+impl Dataset for HalfPlanes {
+    fn len(&self) -> usize {
+        1000
+    }
+
+    fn batch(&self, rows: &[usize]) -> Result<Batch> {
+        let points: Vec<f32> = rows
+            .iter()
+            .flat_map(|&row| [(row % 37) as f32 / 37.0, (row % 41) as f32 / 41.0])
+            .collect();
+        let labels: Vec<i32> =
+            points.chunks(2).map(|point| i32::from(point[0] > point[1])).collect();
+        let num_rows = rows.len() as i32;
+        Ok(Batch {
+            x: Array::from_slice(&points, &[num_rows, 2]),
+            y: Array::from_slice(&labels, &[num_rows]),
+        })
+    }
+}
+// ANCHOR_END: dataset
+
+#[test]
+fn training() -> Result<()> {
+    let folder = tempfile::tempdir().map_err(|error| Error::message(error.to_string()))?;
+    let sizes = ["input_size=2", "output_size=2", "hidden_sizes=[16]"];
+    let mut model = rng::scope(&rng::key(1)?, || ModelRegistry::get_model("mlp")?.build(sizes))?;
+    // ANCHOR: train
+    let config = TrainConfig { steps: 150, learning_rate: 0.02, ..TrainConfig::default() };
+    let history = Trainer::new(&mut model, config)?
+        .evaluate_on(&HalfPlanes)
+        .metric("accuracy", accuracy)
+        .on_event(|event| {
+            if let Event::Step(report) = event {
+                println!("{:4}  {:.3}", report.step, report.loss);
+            }
+        })
+        .run(HalfPlanes)?;
+    Curve::new(&history).title("Half planes").save(folder.path().join("loss.svg"))?;
+    // ANCHOR_END: train
+    let evaluation = history.last_held_out().ok_or_else(|| Error::message("no evaluation"))?;
+    assert!(evaluation.metrics[0].1 > 0.9, "{evaluation:?}");
+    Ok(())
+}
+
+#[test]
+fn weights_and_generation() -> Result<()> {
+    let folder = tempfile::tempdir().map_err(|error| Error::message(error.to_string()))?;
+    let path = folder.path().join("weights.safetensors");
+    let mut model = small_transformer()?;
+    // ANCHOR: weights
+    save_weights(&model, &path)?;
+    load_weights(&mut model, &path, &LoadOptions::default())?;
+    // ANCHOR_END: weights
+
+    // ANCHOR: generate
+    let options = GenerateOptions {
+        max_tokens: 20,
+        sampler: Sampler { temperature: 0.8, top_k: Some(50), ..Sampler::greedy() },
+        seed: 7,
+        ..GenerateOptions::default()
+    };
+    let prompt: Vec<u32> = "fn main".bytes().map(u32::from).collect();
+    let model = model.as_language_model().ok_or_else(|| Error::message("no language model"))?;
+    let tokens = generate(model, &prompt, &options, |_token| ControlFlow::Continue(()))?;
+    // ANCHOR_END: generate
+    assert_eq!(tokens.len(), 20);
+    Ok(())
+}
+
+#[test]
+fn shapes() -> Result<()> {
+    // ANCHOR: shapes
+    fn attend(q: &Array, k: &Array, head_dim: i32) -> Result<Array> {
+        assert_shape!(q: [batch, heads, queries, {head_dim}], k: [batch, heads, keys, {head_dim}]);
+        let scores = q.matmul(k.transpose_axes(&[0, 1, 3, 2])?)?;
+        assert_shape!(scores, [{ batch }, { heads }, { queries }, { keys }]);
+        Ok(scores)
+    }
+    // ANCHOR_END: shapes
+    let key = rng::key(0)?;
+    let random = |shape: &[i32]| random::normal::<f32>(shape, None, None, Some(&key));
+    attend(&random(&[2, 4, 5, 8])?, &random(&[2, 4, 7, 8])?, 8)?;
+    let refused = attend(&random(&[2, 4, 5, 8])?, &random(&[3, 4, 7, 8])?, 8);
+    assert!(refused.is_err_and(|error| error.to_string().contains("axis 0 is 3, not 2")));
+    Ok(())
+}
+
+#[test]
+fn data_in_memory_is_split_by_a_seed() -> Result<()> {
+    let features = Array::from_slice(&[0.0_f32; 20], &[10, 2]);
+    let data = InMemory::with_labels(features, &[0, 1, 0, 1, 0, 1, 0, 1, 0, 1], 2, "the book")?;
+    let (training, held_out) = data.split(0.2, 42)?;
+    assert_eq!((training.len(), held_out.len()), (8, 2));
+    Ok(())
+}

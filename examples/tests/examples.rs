@@ -1,0 +1,84 @@
+//! The examples do what their headers say.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{fs, path::Path, process::Command};
+use tempfile::TempDir;
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// Runs an example in `folder` and returns what it printed.
+fn run(program: &str, folder: &Path, args: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(args)
+        .current_dir(folder)
+        // Two processes that both use all cores slow each other down by far more than two.
+        .env("OPENBLAS_NUM_THREADS", "1")
+        .output()
+        .expect("the example starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The number behind a label of the summary table.
+fn number(summary: &str, label: &str) -> f64 {
+    let line = summary.lines().find_map(|line| line.trim().strip_prefix(label));
+    line.and_then(|rest| rest.trim().parse().ok()).unwrap_or_else(|| panic!("{label}\n{summary}"))
+}
+
+/// The losses and norms of a run, without the rates, which differ from run to run.
+fn losses(run: &Path) -> Vec<serde_json::Value> {
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let mut lines: Vec<serde_json::Value> =
+        metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for line in &mut lines {
+        line.as_object_mut().unwrap().remove("tokens_per_second");
+    }
+    lines
+}
+
+#[test]
+fn the_mlp_reaches_97_percent_on_held_out_digits() {
+    let folder = folder();
+    let summary = run(env!("CARGO_BIN_EXE_train_mlp"), folder.path(), &[]);
+    assert!(number(&summary, "held-out accuracy") >= 0.97, "{summary}");
+    for file in ["config.toml", "weights.safetensors", "metrics.jsonl", "loss.png", "loss.svg"] {
+        assert!(folder.path().join("runs/mlp-digits").join(file).is_file(), "{file}");
+    }
+}
+
+#[test]
+fn two_runs_with_one_seed_have_the_same_numbers() {
+    let folder = folder();
+    let train = |output: &str, seed: &str| {
+        let args = ["--steps=40", "--output", output, "--seed", seed];
+        run(env!("CARGO_BIN_EXE_train_mlp"), folder.path(), &args);
+        losses(&folder.path().join(output))
+    };
+    let first = train("first", "1");
+    assert_eq!(first, train("second", "1"));
+    assert_ne!(first, train("third", "2"));
+}
+
+#[test]
+fn the_transformer_learns_more_than_pairs_of_bytes() {
+    let folder = folder();
+    // After a `b` comes an `a` or a `c`, and only what stands before it tells which.
+    fs::write(folder.path().join("text.txt"), "abac".repeat(5000)).unwrap();
+    let args = ["--text=text.txt", "--steps=30", "--prompt=abac", "--output=run"];
+    let summary = run(env!("CARGO_BIN_EXE_train_transformer"), folder.path(), &args);
+    let loss = number(&summary, "held-out loss");
+    let bigram_entropy = number(&summary, "bigram entropy");
+    assert!(loss < 0.5 * bigram_entropy, "{summary}");
+    let sample = summary.split("A sample:").nth(1).expect("a sample").trim();
+    assert!(sample.starts_with("abac") && sample.len() > 100, "{sample}");
+}
+
+#[test]
+fn a_model_of_your_own_trains_in_a_program_of_your_own() {
+    let text = run(env!("CARGO_BIN_EXE_custom_model"), folder().path(), &[]);
+    let loss = text.trim().strip_prefix("final loss: ").and_then(|rest| rest.split(' ').next());
+    let loss: f64 = loss.and_then(|loss| loss.parse().ok()).unwrap_or_else(|| panic!("{text}"));
+    assert!(loss < 3.0, "{text}");
+}
