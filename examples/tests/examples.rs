@@ -64,15 +64,17 @@ fn two_runs_with_one_seed_have_the_same_numbers() {
 #[test]
 fn the_transformer_learns_more_than_pairs_of_bytes() {
     let folder = folder();
-    // After a `b` comes an `a` or a `c`, and only what stands before it tells which.
-    fs::write(folder.path().join("text.txt"), "abac".repeat(5000)).unwrap();
-    let args = ["--text=text.txt", "--steps=30", "--prompt=abac", "--output=run"];
+    // What a digit's square is, the byte before does not tell.
+    let text: String =
+        (0..1000).map(|n| n % 10).map(|n| format!("{n} squared is {}. ", n * n)).collect();
+    fs::write(folder.path().join("text.txt"), text).unwrap();
+    let args = ["--text=text.txt", "--steps=50", "--prompt=4 squared is ", "--output=run"];
     let summary = run(env!("CARGO_BIN_EXE_train_transformer"), folder.path(), &args);
     let loss = number(&summary, "held-out loss");
     let bigram_entropy = number(&summary, "bigram entropy");
-    assert!(loss < 0.5 * bigram_entropy, "{summary}");
+    assert!(loss < 0.8 * bigram_entropy, "{summary}");
     let sample = summary.split("A sample:").nth(1).expect("a sample").trim();
-    assert!(sample.starts_with("abac") && sample.len() > 100, "{sample}");
+    assert!(sample.starts_with("4 squared is ") && sample.len() > 100, "{sample}");
 }
 
 #[test]

@@ -3,12 +3,16 @@
 //! A message gives the value, the place and the fix. Causes are in `source()`, not twice in the text.
 
 use mlx_rs::error::{AsSliceError, ConversionError, Exception};
+use std::{error::Error as _, fmt};
 
 /// A result of the engine.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong in the engine, by room.
-#[derive(Debug, thiserror::Error)]
+///
+/// `Display` is the message, `Debug` the message and its causes: what a `main` that returns this
+/// error shows to a person.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// MLX refused an operation or failed in it.
@@ -65,6 +69,24 @@ impl Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = self.to_string();
+        f.write_str(&text)?;
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let message = error.to_string();
+            // A message may hold that of its cause already.
+            if !text.contains(&message) {
+                write!(f, "\n  because: {message}")?;
+                text.push_str(&message);
+            }
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
 impl From<Exception> for Error {
     fn from(exception: Exception) -> Self {
         Self::Mlx(exception)
@@ -108,6 +130,15 @@ mod tests {
         assert_eq!(render("_Map_base::at at /mlx/c/ops.cpp:1"), "MLX: _Map_base::at");
         assert_eq!(render("[load] nothing at /data/a.cpp"), "MLX: [load] nothing at /data/a.cpp");
         assert_eq!(render("no room at 12:30"), "MLX: no room at 12:30");
+    }
+
+    #[test]
+    fn debug_tells_the_message_and_each_cause_once() {
+        let missing =
+            crate::file::write_whole("/no such folder/weights", "").expect_err("it is not there");
+        let text = format!("{:?}", Error::from(missing));
+        assert_eq!(text.matches("/no such folder/weights").count(), 1, "{text}");
+        assert!(text.to_lowercase().contains("no such file"), "{text}");
     }
 
     #[test]

@@ -16,7 +16,6 @@ use crate::{Error, Result};
 use args::{Cli, Command};
 use clap::FromArgMatches;
 use std::{
-    error::Error as _,
     io::{self, Write, stderr, stdout},
     process::exit,
 };
@@ -75,22 +74,11 @@ enum Failure {
 }
 
 impl Failure {
-    /// The error and its causes, each once.
     fn report(&self) -> String {
-        let error = match self {
-            Self::Refused(error) | Self::Failed(error) => error,
-            Self::Output(error) => return format!("error: cannot write the output: {error}"),
-        };
-        let mut text = format!("error: {error}");
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let message = error.to_string();
-            if !text.contains(&message) {
-                text = format!("{text}\n  because: {message}");
-            }
-            cause = error.source();
+        match self {
+            Self::Refused(error) | Self::Failed(error) => format!("error: {error:?}"),
+            Self::Output(error) => format!("error: cannot write the output: {error}"),
         }
-        text
     }
 
     fn exit_code(&self) -> i32 {
