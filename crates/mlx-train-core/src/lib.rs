@@ -46,4 +46,6 @@ pub mod __private {
     pub use crate::shape::pattern as shape;
     pub use linkme;
     pub use mlx_rs;
+    pub use serde_json;
+    pub use toml;
 }

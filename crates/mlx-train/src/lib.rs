@@ -14,10 +14,12 @@ pub mod summary;
 
 /// The arrays and operations that everything here is made of.
 pub use mlx_train_core::__private::mlx_rs;
+/// JSON and TOML values, which [`registry::ModelEntry::build`] takes as configs.
+pub use mlx_train_core::__private::{serde_json, toml};
 pub use mlx_train_core::{
     Array, Error, ModuleParameters, Result, assert_dtype, assert_same_shape, assert_shape,
     config::{self, ModelConfig},
-    data, error, ffi, generate, loss, model, nn, optim, profile, register_model,
+    data, error, ffi, file, generate, loss, model, nn, optim, profile, register_model,
     registry::{self, ModelRegistry},
     rng, shape, store, train,
 };
