@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{build, cast, loss, loss_and_grads, number, parameters, set_parameters, values};
+use common::{
+    build, cast, loss, loss_and_grads, num_draws, number, parameters, set_parameters, values,
+};
 use mlx_rs::{Array, Dtype};
 use mlx_train_core::{
     config::{Format, ModelConfig},
@@ -80,6 +82,15 @@ fn dropout_is_off_outside_of_a_scope_and_follows_its_key_inside() {
     let evaluated = values(&model.forward(&features()).unwrap());
     assert_ne!(evaluated, first);
     assert_eq!(evaluated, values(&model.forward(&features()).unwrap()));
+}
+
+#[test]
+fn dropout_follows_each_hidden_layer_and_not_the_output() {
+    for hidden_sizes in [vec![], vec![4], vec![4, 4, 4]] {
+        let num_layers = hidden_sizes.len();
+        let mut model = build::<Mlp>(&MlpConfig { dropout: 0.1, hidden_sizes, ..config() }, 0);
+        assert_eq!(num_draws(|| model.forward(&features())), num_layers);
+    }
 }
 
 #[test]

@@ -4,7 +4,8 @@
 mod common;
 
 use common::{
-    build, cast, distance, loss, loss_and_grads, number, parameters, set_parameters, values,
+    build, cast, distance, loss, loss_and_grads, num_draws, number, parameters, set_parameters,
+    values,
 };
 use mlx_rs::{
     Array, Dtype,
@@ -177,6 +178,15 @@ fn dropout_is_off_outside_of_a_scope_and_follows_its_key_inside() {
     let evaluated = values(&model.forward(&text).unwrap());
     assert_ne!(evaluated, first);
     assert_eq!(evaluated, values(&model.forward(&text).unwrap()));
+}
+
+#[test]
+fn dropout_follows_the_embedding_and_both_parts_of_each_block() {
+    for num_layers in [1, 3] {
+        let config = TransformerConfig { num_layers, dropout: 0.1, ..config() };
+        let mut model = build::<Transformer>(&config, 0);
+        assert_eq!(num_draws(|| model.forward(&row(&[1, 2]))), 1 + 2 * num_layers);
+    }
 }
 
 #[test]

@@ -69,6 +69,17 @@ pub fn number(scalar: &Array) -> f32 {
     scalar.as_type::<f32>().unwrap().try_item_exact().unwrap()
 }
 
+/// How many keys `f` draws: one for each mask of dropout.
+pub fn num_draws(f: impl FnOnce() -> Result<Array>) -> usize {
+    let key = rng::key(0).unwrap();
+    let next = || -> Result<Vec<u32>> {
+        Ok(rng::next_key()?.expect("a scope").try_as_slice::<u32>()?.to_vec())
+    };
+    let after = rng::scope(&key, || f().and_then(|_| next())).unwrap();
+    let is_after = |_: &usize| next().unwrap() == after;
+    rng::scope(&key, || Ok((0..100).find(is_after))).unwrap().expect("at most 100 draws")
+}
+
 /// All values of an array of any float dtype, row by row.
 pub fn values(array: &Array) -> Vec<f32> {
     array.as_type::<f32>().unwrap().contiguous().unwrap().try_as_slice().unwrap().to_vec()
