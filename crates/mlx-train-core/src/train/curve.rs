@@ -80,7 +80,7 @@ impl<'a> Curve<'a> {
     ///
     /// # Errors
     /// [`TrainError::Curve`] for any other ending, or when there are no two points to draw a line through;
-    /// [`crate::store::StoreError`] when the file cannot be written.
+    /// [`FileError`](crate::file::FileError) when the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let failed = |problem: String| TrainError::Curve { path: path.to_owned(), problem };
