@@ -107,6 +107,19 @@ proptest! {
 }
 
 #[test]
+fn a_batch_that_no_axis_can_hold_is_refused_instead_of_allocated() -> Result<()> {
+    let mut stream = Stream::new(numbered(3), 1)?;
+    for size in [1 << 31, usize::MAX] {
+        let message = stream.next_batch(size).unwrap_err().to_string();
+        assert!(message.contains(&format!("a batch of {size} rows")), "{message}");
+    }
+    assert_eq!(stream.position(), 0);
+    let message = Text::new("abc", "short.txt").windows(usize::MAX).unwrap_err().to_string();
+    assert!(message.contains("use a longer text"), "{message}");
+    Ok(())
+}
+
+#[test]
 fn one_seed_gives_one_split_and_one_order() -> Result<()> {
     let parts =
         |seed| numbered(30).split(0.3, seed).map(|(a, b)| (ints(a.targets()), ints(b.targets())));

@@ -3,7 +3,7 @@
 
 use mlx_rs::{
     Array, Dtype,
-    module::{Module, ModuleParameters},
+    module::{Module, ModuleParameters, Param},
     ops::{stack, tanh},
     random::normal,
 };
@@ -141,6 +141,21 @@ fn one_seed_gives_one_run_and_another_seed_another() -> Result<()> {
     let first = run(1)?;
     assert_eq!(first, run(1)?);
     assert_ne!(first, run(2)?);
+    Ok(())
+}
+
+#[test]
+fn the_seed_decides_the_order_of_rows_and_the_draws_of_dropout() -> Result<()> {
+    let run = |dropout, rows, seed| {
+        let mut model = Mlp::new(1, 1, Task::Regression)?;
+        model.dropout = Dropout::new(dropout)?;
+        let config = TrainConfig { seed, ..config(3) };
+        Ok::<_, Error>(losses(&Trainer::new(&mut model, config)?.run(waves(rows)?)?))
+    };
+    assert_ne!(run(0.0, 50, 1)?, run(0.0, 50, 2)?, "the order of rows");
+    // One row has one order.
+    assert_eq!(run(0.0, 1, 1)?, run(0.0, 1, 2)?);
+    assert_ne!(run(0.5, 1, 1)?, run(0.5, 1, 2)?, "the draws");
     Ok(())
 }
 
@@ -366,7 +381,10 @@ fn settings_that_make_no_sense_are_refused() -> Result<()> {
         |config: TrainConfig| Trainer::new(&mut model, config).expect_err("a setting").to_string();
     let config = TrainConfig::default();
     assert!(refused(TrainConfig { steps: 0, ..config.clone() }).contains("`steps` is 0"));
-    assert!(refused(TrainConfig { batch_size: 0, ..config.clone() }).contains("`batch_size` is 0"));
+    for batch_size in [0, 1 << 62] {
+        let message = refused(TrainConfig { batch_size, ..config.clone() });
+        assert!(message.contains(&format!("`batch_size` is {batch_size}")), "{message}");
+    }
     let message = refused(TrainConfig { warmup_steps: 2000, ..config.clone() });
     assert!(message.contains("warmup_steps (2000) must not be above steps (1000)"), "{message}");
     let message = refused(TrainConfig { final_learning_rate: 1.0, ..config });
@@ -434,6 +452,81 @@ fn events_come_in_order_with_their_numbers() -> Result<()> {
         ]
     );
     assert_eq!((history.training.len(), history.held_out.len()), (3, 2));
+    Ok(())
+}
+
+#[test]
+fn every_setting_of_the_config_reaches_the_optimizer_and_the_schedule() -> Result<()> {
+    let config = TrainConfig {
+        learning_rate: 0.03,
+        final_learning_rate: 0.003,
+        warmup_steps: 2,
+        schedule: Decay::Cosine,
+        weight_decay: 0.2,
+        beta1: 0.8,
+        beta2: 0.95,
+        epsilon: 1e-6,
+        ..config(6)
+    };
+    let adamw = AdamW::default().betas(0.8, 0.95)?.epsilon(1e-6)?.weight_decay(0.2)?;
+    assert_eq!(config.adamw()?, adamw);
+
+    let schedule = Schedule::new(Decay::Cosine, 0.03, 0.003, 2, 6)?;
+    let (data, max_grad_norm) = (waves(8)?, config.max_grad_norm);
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let history = Trainer::new(&mut model, config)?.run(&data)?;
+    let rates: Vec<_> = history.training.iter().map(|point| point.learning_rate).collect();
+    assert_eq!(rates, (0..6).map(|step| schedule.at(step)).collect::<Vec<_>>());
+
+    // The same steps by hand, with the rows in another order.
+    let mut by_hand = Mlp::new(1, 1, Task::Regression)?;
+    let mut state = TrainState::new(&by_hand, &adamw, 0)?;
+    for rate in rates {
+        let batch = data.batch(&[0, 1, 2, 3, 4, 5, 6, 7]);
+        train_step(&mut by_hand, &mut state, &adamw, [batch], rate, max_grad_norm)?;
+    }
+    let [trained, expected] = [model, by_hand].map(|model| model.parameter("second.weight"));
+    assert_close("second.weight", &trained, &expected, 1e-4, 1e-5);
+    Ok(())
+}
+
+/// A scale that notes for each loss whether it was told to train.
+#[derive(Debug, mlx_train_core::ModuleParameters)]
+struct Noting {
+    #[param]
+    scale: Param<Array>,
+    trains: bool,
+    seen: Vec<bool>,
+}
+
+impl BaseModel for Noting {
+    fn forward(&mut self, x: &Array) -> Result<Array> {
+        Ok(x.multiply(&*self.scale)?)
+    }
+
+    fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
+        self.seen.push(self.trains);
+        loss::mse(&self.forward(x)?, y)
+    }
+
+    fn training_mode(&mut self, training: bool) {
+        self.trains = training;
+    }
+}
+
+#[test]
+fn layers_are_told_to_train_in_steps_and_not_in_evaluations_nor_after() -> Result<()> {
+    let scale = Param::new(Array::from_f32(1.0));
+    let mut model = Noting { scale, trains: false, seen: vec![] };
+    let data = waves(8)?;
+    let config = TrainConfig { eval_every: 1, ..config(2) };
+    Trainer::new(&mut model, config)?.evaluate_on(&data).run(&data)?;
+    assert_eq!(model.seen, [true, false, true, false]);
+    assert!(!model.trains);
+
+    model.training_mode(true);
+    evaluate(&mut model, &data, 8, &mut [])?;
+    assert_eq!(model.seen.last(), Some(&false));
     Ok(())
 }
 

@@ -18,7 +18,7 @@ pub enum DataError {
     #[error(
         "{origin} has {bytes} bytes, and a window of sequence length {seq_len} needs {}: use a longer text or a \
          shorter sequence",
-        seq_len + 1
+        seq_len.saturating_add(1)
     )]
     TextTooShort {
         /// Where the text came from.

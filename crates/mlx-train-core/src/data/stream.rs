@@ -52,8 +52,14 @@ impl<D: Dataset> Stream<D> {
     /// The next `size` rows.
     ///
     /// # Errors
-    /// When the dataset cannot give them.
+    /// [`DataError::Invalid`] when MLX could not count them; when the dataset cannot give them.
     pub fn next_batch(&mut self, size: usize) -> Result<Batch> {
+        if i32::try_from(size).is_err() {
+            let message = format!(
+                "a batch of {size} rows has more than the 2^31 - 1 that an axis can; use a smaller one"
+            );
+            return Err(DataError::Invalid(message).into());
+        }
         let len = self.dataset.len() as u64;
         let mut rows = Vec::with_capacity(size);
         let mut position = self.position;

@@ -14,7 +14,7 @@ pub struct TrainConfig {
     #[config(default = 1000, range = 1..)]
     pub steps: u64,
     /// How many rows one micro-batch has; a step sees this times `accumulation`.
-    #[config(default = 32, range = 1..)]
+    #[config(default = 32, range = 1..=1_048_576)]
     pub batch_size: usize,
     /// How many micro-batches make one step. More of them take time, not memory.
     #[config(default = 1, range = 1..)]
