@@ -5,3 +5,16 @@
 
 pub mod mlp;
 pub mod transformer;
+
+/// Refuses the sizes of a weight with more elements than MLX can count, which is in 32 bits: beyond
+/// that its kernels fail late, or write where they must not.
+fn check_weight([(a, rows), (b, columns)]: [(&str, i32); 2]) -> Result<(), String> {
+    let num_elements = i64::from(rows) * i64::from(columns);
+    if num_elements <= i64::from(i32::MAX) {
+        return Ok(());
+    }
+    Err(format!(
+        "{a} = {rows} and {b} = {columns} ask for a weight of {num_elements} elements, and MLX \
+         counts up to 2^31 - 1; lower one"
+    ))
+}

@@ -1,5 +1,6 @@
 //! The sizes and options of the multilayer perceptron.
 
+use crate::check_weight;
 use mlx_rs::{Array, ops::tanh};
 use mlx_train_core::{
     Result,
@@ -41,7 +42,15 @@ pub struct MlpConfig {
 }
 
 impl MlpConfig {
+    /// What must hold between fields; their ranges are checked one by one before.
     fn check(&self) -> Result<(), String> {
+        let hidden = self.hidden_sizes.iter().map(|&size| ("hidden_sizes", size));
+        let outputs = hidden.clone().chain([("output_size", self.output_size)]);
+        [("input_size", self.input_size)]
+            .into_iter()
+            .chain(hidden)
+            .zip(outputs)
+            .try_for_each(|(input, output)| check_weight([input, output]))?;
         if self.task == Task::Regression && self.label_smoothing > 0.0 {
             return Err(format!(
                 "label_smoothing = {} has no meaning for task = \"regression\"; remove it",
@@ -121,6 +130,20 @@ pub enum Norm {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_weight_that_mlx_cannot_count_is_refused_by_its_sizes() {
+        for (input_size, hidden_sizes, output_size, names) in [
+            (1 << 20, vec![1 << 11], 1, "input_size = 1048576 and hidden_sizes = 2048"),
+            (1, vec![1 << 20, 1 << 11], 1, "hidden_sizes = 1048576 and hidden_sizes = 2048"),
+            (1, vec![1 << 20], 1 << 11, "hidden_sizes = 1048576 and output_size = 2048"),
+            (1 << 20, vec![], 1 << 11, "input_size = 1048576 and output_size = 2048"),
+        ] {
+            let config = MlpConfig { input_size, hidden_sizes, output_size, ..Default::default() };
+            let refused = config.check().unwrap_err();
+            assert!(refused.contains(names), "{refused}");
+        }
+    }
 
     #[test]
     fn label_smoothing_of_a_regression_is_refused() {

@@ -1,6 +1,7 @@
 //! The sizes and options of the transformer, and how they must fit together.
 
 use super::presets;
+use crate::check_weight;
 use mlx_train_core::{Error, Result};
 use mlx_train_derive::ModelConfig;
 
@@ -20,7 +21,7 @@ pub struct TransformerConfig {
     #[config(default = 768, range = 1..)]
     pub hidden_size: i32,
     /// How many blocks.
-    #[config(default = 12, range = 1..)]
+    #[config(default = 12, range = 1..=10_000)]
     pub num_layers: usize,
     /// How many heads of queries in each block.
     #[config(default = 12, range = 1..)]
@@ -115,11 +116,15 @@ impl TransformerConfig {
 
     /// What must hold between fields; their ranges are checked one by one before.
     fn check(&self) -> std::result::Result<(), String> {
-        self.head_dim()
+        let intermediate_size = self
+            .head_dim()
             .and_then(|_| self.num_kv_heads())
             .and_then(|_| self.intermediate_size())
             .map_err(|error| error.to_string())?;
-        Ok(())
+        let hidden = ("hidden_size", self.hidden_size);
+        check_weight([("vocab_size", self.vocab_size), hidden])?;
+        check_weight([("intermediate_size", intermediate_size), hidden])?;
+        check_weight([hidden, hidden])
     }
 }
 
@@ -151,6 +156,24 @@ mod tests {
         assert!(groups.contains("num_kv_heads = 5"), "{groups}");
         let huge = TransformerConfig { hidden_size: 2_000_000_000, num_heads: 1, ..base.clone() };
         assert!(refusal(huge).contains("2^31"));
+        for (wide, size) in [
+            (TransformerConfig { vocab_size: i32::MAX, ..base.clone() }, "vocab_size = 2147483647"),
+            (
+                TransformerConfig { intermediate_size: Some(i32::MAX), ..base.clone() },
+                "intermediate_size = 2147483647",
+            ),
+            (
+                TransformerConfig {
+                    hidden_size: 48_000,
+                    intermediate_size: Some(1),
+                    ..base.clone()
+                },
+                "hidden_size = 48000 and hidden_size = 48000",
+            ),
+        ] {
+            let wide = refusal(wide);
+            assert!(wide.contains(size) && wide.contains("2^31"), "{wide}");
+        }
         assert!(base.check().is_ok());
     }
 }
