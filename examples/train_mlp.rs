@@ -12,8 +12,13 @@
 
 use clap::Parser;
 use mlx_train::{
-    data::idx, models::mlp::MlpConfig, prelude::*, profile::Memory, run::RunFolder,
-    summary::Summary, train::Curve, train::accuracy,
+    data::idx,
+    models::mlp::MlpConfig,
+    prelude::*,
+    profile::Memory,
+    run::{RunFolder, config_text},
+    summary::Summary,
+    train::{Curve, accuracy},
 };
 use std::{path::PathBuf, time::Instant};
 
@@ -71,10 +76,11 @@ fn main() -> Result<()> {
         seed: args.seed,
         ..TrainConfig::default()
     };
-    let entry = ModelRegistry::get_model("mlp")?;
-    let mut model = rng::scope(&rng::key(args.seed)?, || entry.build(sizes.clone()))?;
+    let sizes = ModelRegistry::get_model("mlp")?.resolve_config(sizes)?;
+    let mut model = rng::scope(&rng::key(args.seed)?, || sizes.build())?;
 
     let folder = RunFolder::create(&args.output, true)?;
+    folder.write_config(&config_text(&sizes, &config)?)?;
     let progress = Progress::new("images");
     let began = Instant::now();
     Memory::reset_peak()?;
@@ -84,7 +90,6 @@ fn main() -> Result<()> {
         .on_event(|event| progress.show(event))
         .run(&training)?;
 
-    folder.write_config(&sizes.to_toml_section("model")?)?;
     folder.finish(model.as_ref(), &history, &Curve::new(&history).title("MLP on digits"))?;
     let summary = Summary::new("MLP on handwritten digits")
         .history(&history, began.elapsed(), Memory::now()?.peak_bytes)

@@ -17,7 +17,7 @@ use mlx_train::{
     models::transformer::TransformerConfig,
     prelude::*,
     profile::Memory,
-    run::RunFolder,
+    run::{RunFolder, config_text},
     summary::Summary,
     train::Curve,
 };
@@ -133,10 +133,11 @@ fn main() -> Result<()> {
         ..TrainConfig::default()
     };
     let seq_len = 128;
-    let entry = ModelRegistry::get_model("transformer")?;
-    let mut model = rng::scope(&rng::key(args.seed)?, || entry.build(sizes.clone()))?;
+    let sizes = ModelRegistry::get_model("transformer")?.resolve_config(sizes)?;
+    let mut model = rng::scope(&rng::key(args.seed)?, || sizes.build())?;
 
     let folder = RunFolder::create(&args.output, true)?;
+    folder.write_config(&config_text(&sizes, &config)?)?;
     let progress = Progress::new("bytes");
     let began = Instant::now();
     Memory::reset_peak()?;
@@ -146,7 +147,6 @@ fn main() -> Result<()> {
         .on_event(|event| progress.show(event))
         .run(training.windows(seq_len)?)?;
 
-    folder.write_config(&sizes.to_toml_section("model")?)?;
     let curve = Curve::new(&history)
         .title("Transformer on text")
         .loss_unit("nats per byte")

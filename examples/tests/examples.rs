@@ -75,6 +75,11 @@ fn the_transformer_learns_more_than_pairs_of_bytes() {
     assert!(loss < 0.8 * bigram_entropy, "{summary}");
     let sample = summary.split("A sample:").nth(1).expect("a sample").trim();
     assert!(sample.starts_with("4 squared is ") && sample.len() > 100, "{sample}");
+    // What `mlx-train generate run` reads: the model by name, and all of its settings.
+    let config = fs::read_to_string(folder.path().join("run/config.toml")).unwrap();
+    for line in ["[model]\nname = \"transformer\"\n", "\nhidden_size = 128\n", "\nsteps = 50\n"] {
+        assert!(config.contains(line), "{config}\nlacks {line}");
+    }
 }
 
 #[test]

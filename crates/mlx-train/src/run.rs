@@ -2,9 +2,11 @@
 
 use crate::{
     Error, Result,
+    config::ModelConfig,
     model::BaseModel,
+    registry::ResolvedConfig,
     store::{save_weights, write_whole},
-    train::{Curve, History},
+    train::{Curve, History, TrainConfig},
 };
 use serde_json::json;
 use std::{
@@ -85,7 +87,7 @@ impl RunFolder {
         self.path.join("loss").with_extension(extension)
     }
 
-    /// Writes the settings.
+    /// Writes the settings: [`config_text`], and what else there is to say.
     ///
     /// # Errors
     /// When the disk fails.
@@ -112,6 +114,22 @@ impl RunFolder {
         }
         save_weights(model, self.weights())
     }
+}
+
+/// A config file's sections `[model]`, with the model's name, and `[train]`; every key has its docs.
+///
+/// A run folder with it can be used by name: `generate FOLDER`, and `train --config` trains such a
+/// model again on data that its `[data]` section or `--set data.path=…` names.
+///
+/// # Errors
+/// As [`ModelConfig::to_toml_section`].
+pub fn config_text(model: &ResolvedConfig, train: &TrainConfig) -> Result<String> {
+    let name = model.model().name();
+    // The name is not part of the model's own config, so it has no line in its section yet.
+    let named = format!("[model]\nname = {name:?}\n");
+    let model = model.to_toml_section("model")?.replacen("[model]\n", &named, 1);
+    let train = train.to_toml_section("train")?;
+    Ok(format!("{}\n\n{}\n", model.trim(), train.trim()))
 }
 
 /// One JSON object a line: the reports, then the evaluations, each in the order of the steps.

@@ -1,6 +1,11 @@
 //! The command line, as a person uses it: the binary, its output and its exit codes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use mlx_train::{
+    prelude::*,
+    run::{RunFolder, config_text},
+    store::save_weights,
+};
 use std::{
     fs,
     path::Path,
@@ -168,6 +173,29 @@ fn a_run_trains_saves_and_generates_and_is_not_replaced_by_accident() {
     fs::write(&weights, [0, 0, 0, 0, 0, 0, 0, 128, b'{', b'}']).unwrap();
     let message = refusal(&run(folder.path(), &generate), 2);
     assert!(message.contains("weights.safetensors"), "{message}");
+}
+
+#[test]
+fn a_run_folder_that_a_program_wrote_is_used_like_one_of_train() {
+    let folder = folder_with_text();
+    let path = folder.path().join("run");
+    let save = |name: &str, overrides: &[&str]| {
+        let config = ModelRegistry::get_model(name).unwrap().resolve_config(overrides).unwrap();
+        let model = config.build().unwrap();
+        let run = RunFolder::create(&path, true).unwrap();
+        let training = TrainConfig { steps: 1, batch_size: 2, ..TrainConfig::default() };
+        run.write_config(&config_text(&config, &training).unwrap()).unwrap();
+        save_weights(model.as_ref(), run.weights()).unwrap();
+    };
+    save("transformer", &["vocab_size=256", "hidden_size=16", "num_layers=1", "num_heads=2"]);
+    let generate = ["generate", "run", "--prompt", "the ", "--max-tokens", "8"];
+    assert!(stdout(&run(folder.path(), &generate)).starts_with("the "));
+    let further = ["--set=data.path=text.txt", "--set=data.seq_len=16", "--output=again"];
+    let train = [&["train", "--config=run/config.toml"][..], &further].concat();
+    assert!(stdout(&run(folder.path(), &train)).contains("Trained transformer"));
+
+    save("mlp", &[]);
+    assert!(refusal(&run(folder.path(), &generate), 2).contains("does not generate text"));
 }
 
 #[test]

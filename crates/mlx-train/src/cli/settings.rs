@@ -5,6 +5,7 @@ use crate::{
     Error, Result,
     config::{Document, ModelConfig},
     registry::{ModelRegistry, ResolvedConfig},
+    run::config_text,
     train::TrainConfig,
 };
 use serde_json::{Value, json};
@@ -44,13 +45,8 @@ impl Settings {
 
     /// A config file that resolves to these settings, with the docs of every key.
     pub(super) fn to_toml(&self) -> Result<String> {
-        let name = self.model.model().name();
-        let model = self.model.to_toml_section("model")?;
-        // The name is not part of the model's own config, so it has no line in its section yet.
-        let model = model.replacen("[model]\n", &format!("[model]\nname = {name:?}\n"), 1);
-        let train = self.train.to_toml_section("train")?;
         let data = self.data.to_toml_section("data")?;
-        Ok([model, train, data].map(|section| section.trim().to_owned() + "\n").join("\n"))
+        Ok(format!("{}\n{}\n", config_text(&self.model, &self.train)?, data.trim()))
     }
 
     pub(super) fn to_json(&self) -> Value {
