@@ -80,7 +80,7 @@ pub enum Error {
 
     /// pip could not bring the wheels.
     #[error(
-        "pip could not fetch the wheels of {requirements} (its own words are above); check the network connection or proxy and run the same command again: what has arrived is kept in {wheels}"
+        "pip could not fetch the wheels of {requirements} (its own words are above); check the network connection or proxy, then run the same command again; without a network, put the wheels into {wheels}"
     )]
     Download {
         /// The requirements file.
@@ -88,6 +88,21 @@ pub enum Error {
         /// Where wheels are kept.
         wheels: PathBuf,
         /// pip's failure.
+        #[source]
+        source: Box<Error>,
+    },
+
+    /// Something failed where next to no space is left.
+    #[error(
+        "the disk is full: {} MB are left for {path}; free some space (`cargo xtask doctor` shows builds that are not in use), or set MLX_TRAIN_HOME to a folder on another disk",
+        free_bytes / 1_000_000
+    )]
+    FullDisk {
+        /// The folder that was being made.
+        path: PathBuf,
+        /// What `df` says.
+        free_bytes: u64,
+        /// What failed.
         #[source]
         source: Box<Error>,
     },

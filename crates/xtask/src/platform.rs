@@ -2,6 +2,7 @@
 
 use crate::{native::Version, shell};
 use std::env::consts::{ARCH, OS};
+use std::path::Path;
 use std::process::Command;
 
 /// A system program that set-up may have to ask for.
@@ -34,6 +35,18 @@ pub fn cores() -> usize {
 /// Whether the user may install system packages without `sudo`.
 pub fn is_root() -> bool {
     shell::capture(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
+}
+
+/// How much a user may still write on the disk of a folder that exists.
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    let printed = shell::capture(Command::new("df").arg("-Pk").arg(folder)).ok()?;
+    free_in(&printed)
+}
+
+/// The fourth column of what `df -Pk` prints, in bytes.
+fn free_in(printed: &str) -> Option<u64> {
+    let kibibytes: u64 = printed.lines().nth(1)?.split_whitespace().nth(3)?.parse().ok()?;
+    Some(kibibytes * 1024)
 }
 
 /// The C library's version, where it is glibc.
@@ -82,6 +95,15 @@ fn install_command_with(manager: Option<&str>, programs: &[Program], root: bool)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn free_space_is_read_in_bytes() {
+        let printed = "Filesystem 1024-blocks Used Available Capacity Mounted on\n\
+                       tmpfs          61440 61000       440     100% /tmp/small\n";
+        assert_eq!(free_in(printed), Some(440 * 1024));
+        assert_eq!(free_in("df: not found"), None);
+        assert!(free_bytes(Path::new("/")).is_some());
+    }
 
     #[test]
     fn each_package_manager_gets_its_own_names() {

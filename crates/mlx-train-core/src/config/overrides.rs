@@ -53,10 +53,8 @@ fn put(node: &mut Node, keys: &[&str], value: Node, place: &Place) {
 /// `schedule=cosine`, then `schedule.warmup=10`.
 fn take_entries(node: &mut Node, place: &Place) -> Vec<Entry> {
     match std::mem::take(node) {
-        Node { kind: Kind::Table(entries), place: made_at, .. } => {
-            // What is wrong with a table that several overrides made is no fault of the first.
-            let shared = made_at.is_override() && made_at != *place;
-            node.place = if shared { Place::default() } else { made_at };
+        Node { kind: Kind::Table(entries), place, .. } => {
+            node.place = place;
             entries
         }
         value => {

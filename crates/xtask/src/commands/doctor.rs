@@ -13,18 +13,26 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// One second of products on the default device, as JSON.
+/// The median speed of the products that fit into one second on the default device, as JSON.
 const MATMUL: &str = r#"
-import json, time
+import json, statistics, time
 import mlx.core as mx
 gpu = mx.default_device() == mx.gpu
 size = 4096 if gpu else 1024
 a, b = (mx.random.normal((size, size), key=mx.random.key(k)) for k in (1, 2))
-mx.eval(a @ b)
-count, start = 0, time.perf_counter()
-while (seconds := time.perf_counter() - start) < 1.0:
+
+def product():
+    start = time.perf_counter()
     mx.eval(a @ b)
-    count += 1
+    return time.perf_counter() - start
+
+# The first ones load kernels and start threads.
+for _ in range(3):
+    product()
+times = []
+end = time.perf_counter() + 1.0
+while not times or time.perf_counter() < end:
+    times.append(product())
 info = mx.device_info() if hasattr(mx, "device_info") else {}
 print(json.dumps({
     "version": mx.__version__,
@@ -32,7 +40,8 @@ print(json.dumps({
     "device_name": str(info.get("device_name", "")),
     "memory_bytes": int(info.get("memory_size", info.get("total_memory", 0))),
     "size": size,
-    "gflops": 2 * size**3 * count / seconds / 1e9,
+    "count": len(times),
+    "gflops": 2 * size**3 / statistics.median(times) / 1e9,
 }))
 "#;
 
@@ -44,6 +53,7 @@ struct Measured {
     device_name: String,
     memory_bytes: u64,
     size: u64,
+    count: u64,
     gflops: f64,
 }
 
@@ -126,7 +136,7 @@ fn gpu() -> Option<String> {
 
 fn programs(advice: &mut Advice) {
     let cargo = shell::capture(Command::new(cargo_program()).arg("--version"));
-    line("cargo", cargo.unwrap_or_default().trim());
+    line("cargo", cargo.unwrap_or_default().trim().trim_start_matches("cargo "));
     let compiler = compiler();
     match compiler_version(&compiler) {
         Ok(version) => line("C++", version),
@@ -193,14 +203,16 @@ fn measure(advice: &mut Advice, python: &Path) {
     let measured = printed.map_err(|error| error.to_string()).and_then(|text| {
         serde_json::from_str::<Measured>(&text).map_err(|error| error.to_string())
     });
-    let Measured { version, device, device_name, memory_bytes, size, gflops } = match measured {
-        Ok(measured) => measured,
-        Err(error) => return advice.add(format!("MLX does not run: {error}")),
-    };
+    let Measured { version, device, device_name, memory_bytes, size, count, gflops } =
+        match measured {
+            Ok(measured) => measured,
+            Err(error) => return advice.add(format!("MLX does not run: {error}")),
+        };
     line("version", version);
     let memory = if memory_bytes > 0 { gibibytes(memory_bytes) } else { String::new() };
     line("device", format!("{device} {device_name} {memory}").trim());
-    line("matmul", format_args!("{gflops:.0} GFLOP/s (f32, {size} by {size}, one second)"));
+    let how = format!("f32, {size} by {size}, median of {count} in a second");
+    line("matmul", format_args!("{gflops:.0} GFLOP/s ({how})"));
 }
 
 fn files(workspace: &Workspace, advice: &mut Advice) {
@@ -210,23 +222,46 @@ fn files(workspace: &Workspace, advice: &mut Advice) {
         let whole = if build.stamp().is_some() { "" } else { " (not a whole build)" };
         line("build", format_args!("{}{whole}", build.dir().display()));
     }
-    if let Ok(home) = global::cargo_home() {
-        let file = global::config_file(&home);
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        let named = settings::out_dir(&text, &platform::triple());
-        let state = named.map_or_else(
+    let global = global_build();
+    if !platform::is_macos() {
+        let state = global.as_ref().map_or_else(
             || "none (setup --global writes it)".to_owned(),
-            |out_dir| format!("{} names {}", file.display(), out_dir.display()),
+            |(file, build)| format!("{} names {}", file.display(), build.display()),
         );
         line("global", state);
     }
     match Home::find() {
         Ok(home) => {
-            let size = gibibytes(size_bytes(home.path()));
-            line("cache", format_args!("{} ({size})", home.path().display()));
+            let here = [Build::in_use(workspace).map(|build| build.native())];
+            let used =
+                here.into_iter().chain([python_in_use(workspace), global.map(|found| found.1)]);
+            cache(&home, &used.flatten().collect::<Vec<_>>());
         }
         Err(error) => advice.add(error.to_string()),
     }
+}
+
+/// Cargo's own configuration and the folder of the build that it names, if it names one.
+fn global_build() -> Option<(PathBuf, PathBuf)> {
+    let file = global::config_file(&global::cargo_home().ok()?);
+    let text = std::fs::read_to_string(&file).ok()?;
+    let out_dir = settings::out_dir(&text, &platform::triple())?;
+    Some((file, out_dir))
+}
+
+/// What set-ups have kept, and how to free the space of builds that hold nothing of `used`.
+fn cache(home: &Home, used: &[PathBuf]) {
+    let size = gibibytes(size_bytes(home.path()));
+    line("cache", format_args!("{} ({size})", home.path().display()));
+    // Only shown, never removed: other checkouts may use them, and they are not known here.
+    for build in unused(home.builds(), used) {
+        let size = gibibytes(size_bytes(&build));
+        line("", format_args!("rm -r {}  # {size}, unless another clone uses it", build.display()));
+    }
+}
+
+fn unused(builds: Vec<PathBuf>, used: &[PathBuf]) -> Vec<PathBuf> {
+    builds.into_iter().filter(|build| !used.iter().any(|path| path.starts_with(build))).collect()
 }
 
 fn shown(path: &Path) -> String {
@@ -263,6 +298,14 @@ mod tests {
         assert_eq!(meminfo(text, "MemAvailable"), Some(12_288_000 * 1024));
         assert_eq!(meminfo(text, "Mem"), None);
         assert_eq!(gibibytes(24_576_000 * 1024), "23.4 GiB");
+    }
+
+    #[test]
+    fn only_builds_that_nothing_points_into_are_offered_for_removal() {
+        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let builds = paths(&["/c/mlx-1", "/c/mlx-1.earlier", "/c/mlx-2", "/c/mlx-3"]);
+        let used = paths(&["/c/mlx-1/native", "/c/mlx-3/venv/bin/python"]);
+        assert_eq!(unused(builds, &used), paths(&["/c/mlx-1.earlier", "/c/mlx-2"]));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: native MLX for this machine, and Cargo told where it is.
 
 use crate::error::{Error, Result};
+use crate::native::anew::{STAMP, make_anew};
 use crate::native::home::Home;
 use crate::native::python::{Environment, Interpreter};
 use crate::native::requirements::Requirements;
@@ -116,18 +117,19 @@ fn parity_python(requirements: &Requirements, force: bool) -> Result<std::path::
     let home = Home::find()?;
     let dir = home.build(&format!("parity-mlx-{}", requirements.mlx_version()?));
     let environment = Environment::at(dir.join("venv"));
-    let stamp = dir.join("complete");
+    let stamp = dir.join(STAMP);
     let made = || std::fs::read_to_string(&stamp).is_ok_and(|text| text == requirements.text);
-    if force || !made() || !environment.is_whole() {
+    let is_whole = made() && environment.is_whole();
+    if force || !is_whole {
         let progress = Progress::start();
         let interpreter = Interpreter::find()?;
         let lock = home.lock()?;
         progress.step("private environment with Python MLX, for the parity tests");
-        // The old stamp goes first, so that an attempt cut short does not look whole.
-        settings::write_if_changed(&stamp, "")?;
-        environment.create(&interpreter, &lock)?;
-        environment.install(requirements, &home.wheels(), &lock)?;
-        settings::write_if_changed(&stamp, &requirements.text)?;
+        make_anew(&dir, is_whole, || {
+            environment.create(&interpreter, &lock)?;
+            environment.install(requirements, &home.wheels(), &lock)?;
+            settings::write_if_changed(&stamp, &requirements.text)
+        })?;
     }
     Ok(environment.python())
 }

@@ -44,6 +44,16 @@ impl Home {
         self.path.join(key)
     }
 
+    /// What earlier set-ups made here, by name, of whichever checkout: builds whole or not.
+    pub fn builds(&self) -> Vec<PathBuf> {
+        let Ok(entries) = self.path.read_dir() else { return Vec::new() };
+        let folders = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+        let others = [self.wheels(), self.tools()];
+        let mut builds: Vec<_> = folders.filter(|path| !others.contains(path)).collect();
+        builds.sort();
+        builds
+    }
+
     /// Where fetched wheels are kept, so that a later set-up needs no network.
     pub fn wheels(&self) -> PathBuf {
         self.path.join("wheels")
@@ -97,7 +107,7 @@ fn lock_within(path: &Path, deadline: Duration) -> Result<File> {
             Err(TryLockError::WouldBlock) => {}
         }
         if !announced {
-            println!("another set-up is at work in {}; waiting for it", path.display());
+            println!("another set-up holds {}; waiting for it", path.display());
             announced = true;
         }
         std::thread::sleep(Duration::from_millis(200).min(deadline));

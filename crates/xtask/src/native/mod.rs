@@ -3,11 +3,14 @@
 //! A build is a folder `<home>/<key>`, where the key names the MLX release, the backend, the processor
 //! and a hash of everything it is made from. Paths inside are absolute (the environment's scripts, the
 //! libraries' names), so it is made in place rather than renamed into place; the file `complete`,
-//! written last, tells a whole build from one that was cut short, which the next run clears away.
+//! written last, tells a whole build from one that was cut short, which the next run clears away. A
+//! whole one that `--force` replaces waits aside until the new one is whole (see [`anew`]).
 
+pub mod anew;
 pub mod backend;
 pub mod bindings;
 mod blas;
+pub mod build;
 mod elf;
 pub mod global;
 pub mod home;
@@ -18,6 +21,7 @@ pub mod settings;
 mod version;
 
 pub use backend::Backend;
+pub use build::{Build, Stamp};
 pub use version::Version;
 
 use crate::error::{Error, Result};
@@ -28,7 +32,6 @@ use crate::workspace::{MlxSys, Workspace};
 use home::Home;
 use python::{Environment, Interpreter};
 use requirements::Requirements;
-use serde::{Deserialize, Serialize};
 use settings::{Native, Settings};
 use sha2::{Digest, Sha256};
 use std::env::consts::ARCH;
@@ -42,31 +45,6 @@ const RECIPE: &str = "1";
 /// MLX's Linux wheels are tagged `manylinux_2_35`.
 const GLIBC: &str = "2.35";
 
-/// One build of native MLX, whole or not.
-#[derive(Debug, Clone)]
-pub struct Build {
-    dir: PathBuf,
-}
-
-/// What a complete build says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
-    /// The release of MLX.
-    pub mlx: String,
-    /// The package whose mlx-c was compiled.
-    pub mlx_sys: String,
-    /// CPU or CUDA.
-    pub backend: Backend,
-    /// The Python of the environment.
-    pub python: String,
-    /// The compiler's first line of `--version`.
-    pub compiler: String,
-    /// What stands behind matrix products on the CPU.
-    pub blas: String,
-    /// Where pip installed.
-    pub site_packages: PathBuf,
-}
-
 /// Everything that decides what a build is.
 #[derive(Debug)]
 pub struct Plan {
@@ -76,66 +54,6 @@ pub struct Plan {
     backend: Backend,
     home: Home,
     build: Build,
-}
-
-impl Build {
-    /// A folder that holds one, or will.
-    pub fn at(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
-    }
-
-    /// The build that a checkout's settings name, if they name one of ours.
-    pub fn in_use(workspace: &Workspace) -> Option<Self> {
-        let text = std::fs::read_to_string(workspace.settings()).ok()?;
-        let native = settings::out_dir(&text, &platform::triple())?;
-        native.parent().map(Self::at)
-    }
-
-    /// Its folder.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// The folder of `bindings.rs`, `libmlxc.so` and `libmlxc.a`.
-    pub fn native(&self) -> PathBuf {
-        self.dir.join("native")
-    }
-
-    /// Its Python environment.
-    pub fn environment(&self) -> Environment {
-        Environment::at(self.dir.join("venv"))
-    }
-
-    fn stamp_path(&self) -> PathBuf {
-        self.dir.join("complete")
-    }
-
-    /// What it is, when it is whole.
-    pub fn stamp(&self) -> Option<Stamp> {
-        let text = std::fs::read_to_string(self.stamp_path()).ok()?;
-        let stamp: Stamp = serde_json::from_str(&text).ok()?;
-        let library = stamp.site_packages.join("mlx/lib/libmlx.so");
-        let parts = [self.native().join("libmlxc.so"), self.native().join("bindings.rs"), library];
-        // Cache cleaners delete single files, and systems replace their Python.
-        let whole = parts.iter().all(|part| part.is_file()) && self.environment().is_whole();
-        whole.then_some(stamp)
-    }
-
-    /// The links override for this machine.
-    pub fn links_override(&self) -> Native {
-        Native::shared(&platform::triple(), &self.native())
-    }
-
-    /// The settings file for a checkout.
-    pub fn settings(&self) -> Settings {
-        let python = self.environment().python();
-        Settings { native: Some(self.links_override()), python: Some(python) }
-    }
-
-    /// Settings for programs that carry mlx-c inside: `cargo --config <this file> build …`.
-    pub fn portable_settings(&self) -> PathBuf {
-        self.dir.join("portable.toml")
-    }
 }
 
 impl Plan {
@@ -180,7 +98,11 @@ impl Plan {
         if !force && self.build.stamp().is_some() {
             return Ok(false);
         }
-        self.make(&compiler, &interpreter, &lock)?;
+        let is_whole = self.build.stamp().is_some();
+        anew::make_anew(self.build.dir(), is_whole, || {
+            let made = self.make(&compiler, &interpreter, &lock);
+            made.map_err(|error| or_full_disk(error, self.build.dir()))
+        })?;
         Ok(true)
     }
 
@@ -193,7 +115,6 @@ impl Plan {
             self.backend,
             dir.display()
         ));
-        clear(&self.build)?;
         let work = dir.join("work");
         let native = self.build.native();
         for folder in [&work, &native] {
@@ -310,17 +231,14 @@ impl Plan {
     }
 }
 
-/// Removes a build; the stamp first, so that a removal cut short leaves no whole-looking build.
-fn clear(build: &Build) -> Result<()> {
-    let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
-    let stamp = build.stamp_path();
-    match std::fs::remove_file(&stamp) {
-        Err(error) if !gone(&error) => return Err(Error::io("remove", &stamp)(error)),
-        _ => {}
-    }
-    match std::fs::remove_dir_all(build.dir()) {
-        Err(error) if !gone(&error) => Err(Error::io("remove", build.dir())(error)),
-        _ => Ok(()),
+/// Many programs hide that the disk is full, Python's `venv` for one; says it where it is so.
+fn or_full_disk(error: Error, dir: &Path) -> Error {
+    const LOW_BYTES: u64 = 100_000_000;
+    match platform::free_bytes(dir) {
+        Some(free_bytes) if free_bytes < LOW_BYTES => {
+            Error::FullDisk { path: dir.to_path_buf(), free_bytes, source: Box::new(error) }
+        }
+        _ => error,
     }
 }
 
@@ -407,42 +325,5 @@ mod tests {
         keys.push(key(&mlx_sys, &requirements));
         let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), 4);
-    }
-
-    #[test]
-    fn a_build_is_whole_only_with_its_stamp_and_every_part() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let build = Build::at(folder.path().join("key"));
-        let site_packages = build.dir().join("venv/site-packages");
-        let library = site_packages.join("mlx/lib/libmlx.so");
-        let python = build.environment().python();
-        let parts = [
-            build.native().join("libmlxc.so"),
-            build.native().join("bindings.rs"),
-            library,
-            python,
-        ];
-        for part in &parts {
-            std::fs::create_dir_all(part.parent().expect("a folder")).expect("made");
-            std::fs::write(part, "").expect("written");
-        }
-        assert_eq!(build.stamp(), None, "no stamp");
-        let stamp = Stamp {
-            mlx: "0.32.2".to_owned(),
-            mlx_sys: "0.7.0".to_owned(),
-            backend: Backend::Cuda13,
-            python: "3.11.2".to_owned(),
-            compiler: "g++".to_owned(),
-            blas: String::new(),
-            site_packages,
-        };
-        let text = serde_json::to_string(&stamp).expect("serializable");
-        std::fs::write(build.stamp_path(), text).expect("written");
-        assert_eq!(build.stamp(), Some(stamp));
-        std::fs::remove_file(&parts[0]).expect("removed");
-        assert_eq!(build.stamp(), None, "a part is gone");
-        clear(&build).expect("cleared");
-        assert!(!build.dir().exists());
-        clear(&build).expect("nothing to clear");
     }
 }
