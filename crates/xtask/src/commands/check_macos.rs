@@ -27,8 +27,8 @@ Examples:
   cargo xtask check-macos -p xtask     one package
 
 On a Mac this is `cargo check`. Elsewhere it needs the Mac's standard library: either
-`rustup target add aarch64-apple-darwin`, or Debian's packages rustc-web, cargo-web and rust-web-src,
-which it installs by itself when it runs as root.")]
+`rustup target add aarch64-apple-darwin`, or Debian's packages rustc-web, cargo-web and
+rust-web-src, which it installs by itself when it runs as root.")]
 pub struct CheckMacosArgs {
     /// Check this package only (may be repeated)
     #[arg(short, long, value_name = "NAME")]

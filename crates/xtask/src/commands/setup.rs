@@ -20,7 +20,8 @@ Examples:
   cargo xtask setup                    this checkout; CUDA where nvidia-smi answers, else the CPU
   cargo xtask setup --backend cpu      the CPU, even beside a GPU
   cargo xtask setup --global           crates in other folders of this machine too
-  cargo xtask setup --force            build again (no download: wheels are kept)
+  cargo xtask setup --force            build again (no download: wheels are kept); a failure
+                                       leaves the build before it
 
 Everything goes to $MLX_TRAIN_HOME, by default ~/.cache/mlx-train, and to .cargo/mlx-native.toml.
 No root is needed. On macOS mlx-sys builds MLX itself; there setup checks that it can, and makes a

@@ -7,8 +7,7 @@ use crate::workspace::Workspace;
 
 /// How many threads each process may use for one matrix product.
 ///
-/// Idle OpenBLAS threads spin, so processes that each want every core slow each other down more than
-/// tenfold; several tests start such processes. The tests' products are small: with one thread each
+/// Several tests run at once, and some start processes that each want every core. The tests' products are small: with one thread each
 /// program takes as long as with two, and up to half of the processor time.
 const BLAS_THREADS: &str = "OPENBLAS_NUM_THREADS";
 
@@ -44,6 +43,7 @@ pub struct TestArgs {
 /// When set-up fails or a test does.
 pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<()> {
     setup::ensure(workspace)?;
+    let mut failure = None;
     for arguments in invocations(args) {
         let mut command = workspace.cargo();
         command.args(arguments);
@@ -51,9 +51,14 @@ pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<()> {
             command.env(BLAS_THREADS, "1");
         }
         println!("{}", shell::describe(&command));
-        shell::stream(&mut command)?;
+        if let Err(error) = shell::stream(&mut command) {
+            failure.get_or_insert(error);
+            if !args.no_fail_fast {
+                break;
+            }
+        }
     }
-    Ok(())
+    failure.map_or(Ok(()), Err)
 }
 
 /// The arguments of each `cargo` to run.
