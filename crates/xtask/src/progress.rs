@@ -16,11 +16,6 @@ impl Progress {
 
     /// Announces the next step.
     pub fn step(&self, what: impl std::fmt::Display) {
-        println!("[{:6.1} s] {what}", self.seconds());
-    }
-
-    /// Seconds since the start.
-    pub fn seconds(&self) -> f64 {
-        self.start.elapsed().as_secs_f64()
+        println!("[{:6.1} s] {what}", self.start.elapsed().as_secs_f64());
     }
 }

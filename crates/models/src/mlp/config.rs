@@ -9,7 +9,7 @@ use mlx_train_core::{
 use mlx_train_derive::ModelConfig;
 use std::f32::consts::SQRT_2;
 
-/// Sizes and options of an [`Mlp`](super::Mlp).
+/// Sizes and options of an MLP.
 ///
 /// The defaults are for images of 28 x 28 pixels in ten classes.
 #[derive(Debug, Clone, PartialEq, ModelConfig)]

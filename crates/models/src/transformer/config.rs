@@ -8,7 +8,7 @@ use mlx_train_derive::ModelConfig;
 /// Llama rounds the width of its feed-forward part up to a multiple of this.
 const INTERMEDIATE_MULTIPLE: i32 = 256;
 
-/// Sizes and options of a [`Transformer`](super::Transformer).
+/// Sizes and options of a decoder-only transformer.
 ///
 /// The defaults have the size of GPT-2 small with Llama's vocabulary.
 #[derive(Debug, Clone, PartialEq, ModelConfig)]

@@ -263,10 +263,12 @@ fn check_tools() -> Result<String> {
         return Err(Error::OldGlibc { needed: needed.to_string(), found: found.to_string() });
     }
     let compiler = compiler();
-    if shell::find(&compiler).is_some() && shell::find("ar").is_some() {
+    let lacking = [compiler.as_str(), "ar"].into_iter().filter(|name| shell::find(name).is_none());
+    let lacking: Vec<_> = lacking.map(|name| format!("`{name}`")).collect();
+    if lacking.is_empty() {
         return Ok(compiler);
     }
-    let mut missing = format!("`{compiler}` and `ar` (to compile mlx-c)");
+    let mut missing = format!("{} (to compile mlx-c)", lacking.join(" and "));
     let mut programs = vec![Program::Gxx];
     if Interpreter::find().is_err() {
         missing += " and `python3` with venv (to fetch MLX's wheels)";

@@ -120,9 +120,9 @@ impl Environment {
         }
         let mut fetch = self.pip(lock, "download")?;
         fetch.args(["--retries", "2", "--dest"]).arg(wheels);
-        fetch.arg("--requirement").arg(requirements.path());
+        fetch.arg("--requirement").arg(&requirements.path);
         shell::stream(&mut fetch).map_err(|source| Error::Download {
-            requirements: requirements.path().to_path_buf(),
+            requirements: requirements.path.clone(),
             wheels: wheels.to_path_buf(),
             source: Box::new(source),
         })?;
@@ -132,7 +132,7 @@ impl Environment {
     fn install_kept(&self, requirements: &Requirements, wheels: &Path, lock: &File) -> Result<()> {
         let mut install = self.pip(lock, "install")?;
         install.args(["--no-index", "--find-links"]).arg(wheels);
-        install.arg("--requirement").arg(requirements.path());
+        install.arg("--requirement").arg(&requirements.path);
         shell::capture(&mut install).map(drop)
     }
 

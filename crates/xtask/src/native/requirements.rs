@@ -3,7 +3,7 @@
 use super::Version;
 use crate::error::{Error, Result};
 use crate::workspace::MlxSys;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A checked-in list of wheels.
 #[derive(Debug, Clone)]
@@ -68,11 +68,6 @@ impl Requirements {
             }
         }
         Ok(())
-    }
-
-    /// Where the file is.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 }
 
