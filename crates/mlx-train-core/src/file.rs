@@ -26,6 +26,14 @@ pub enum FileError {
         /// What the system says.
         source: io::Error,
     },
+    /// It is a folder that was to be made.
+    #[error("cannot make the folder `{}`: {}", .path.display(), advice(.source, "the system has no place for it; choose another"))]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
 }
 
 impl FileError {
@@ -50,6 +58,7 @@ fn advice(source: &io::Error, not_found: &'static str) -> &'static str {
             "the disk is full; free some space or choose another folder"
         }
         ErrorKind::IsADirectory => "it is a folder; name a file in it",
+        ErrorKind::AlreadyExists => "something of that name is there; choose another name",
         ErrorKind::NotADirectory => "a part of the path is a file; check the path",
         ErrorKind::UnexpectedEof => "it became shorter while it was read; try again",
         _ => "the system refused; its reason follows",

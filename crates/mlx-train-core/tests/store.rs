@@ -142,6 +142,20 @@ fn every_difference_is_listed_at_once_and_nothing_changes() {
 }
 
 #[test]
+fn names_in_a_file_cannot_flood_or_command_a_terminal() {
+    let (_folder, path) = in_folder();
+    let array = Array::from_f32(1.0);
+    let names: Vec<String> = (0..200).map(|index| format!("a{index}\n\u{1b}[31m")).collect();
+    save_arrays(names.iter().map(|name| (name.as_str(), &array)), &[], &path).unwrap();
+    let error = load(&mut model(1, 0.0), &path).unwrap_err();
+    let text = error.to_string();
+    assert!(!text.contains('\u{1b}') && text.contains(r"unexpected  a0\n\u{1b}[31m"), "{text}");
+    assert!(text.lines().count() < 60 && text.contains("… and 151 more"), "{text}");
+    let Error::Store(StoreError::Mismatch { problems, .. }) = error else { panic!("{error}") };
+    assert_eq!(problems.len(), 201);
+}
+
+#[test]
 fn dtypes_are_converted_only_when_asked_and_only_between_floats() {
     let (_folder, path) = in_folder();
     let whole = Array::from_slice(&[2.5_f32; 6], &[3, 2]);

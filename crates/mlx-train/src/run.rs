@@ -3,6 +3,7 @@
 use crate::{
     Error, Result,
     config::ModelConfig,
+    file::FileError,
     model::BaseModel,
     registry::ResolvedConfig,
     store::{save_weights, write_whole},
@@ -40,9 +41,8 @@ impl RunFolder {
                 run.path.display()
             )));
         }
-        fs::create_dir_all(&run.path).map_err(|error| {
-            Error::message(format!("cannot make the run folder `{}`: {error}", run.path.display()))
-        })?;
+        fs::create_dir_all(&run.path)
+            .map_err(|source| FileError::Folder { path: run.path.clone(), source })?;
         Ok(run)
     }
 

@@ -132,6 +132,12 @@ fn a_bad_config_is_refused_with_file_line_and_fix() {
         ("[model]\nname = 7\n", &["train.toml:2", "string"]),
         ("[train]\nsteps = 1\n", &["--model"]),
         ("[model]\nname = 'mlp'\n[train]\nbatch_size = 0\n", &["train.toml:4", "batch_size"]),
+        ("model = 3\n", &["train.toml:1:9", "`model` is the integer 3", "table"]),
+        ("[[model]]\nname = 'mlp'\n", &["train.toml:1", "`model` is a list", "table"]),
+        ("[model]\nname = 'mlp'\nname = 'mlp'\n", &["train.toml:3:1", "duplicate key"]),
+        ("[model]\nname = 'transformer'\npreset = 'tinny'\n", &["train.toml:3:10", "`tiny`"]),
+        ("[model]\nname = 'mlp'\ndropout = nan\n", &["train.toml:3:11", "NaN", "finite"]),
+        ("[model]\nname = 'mlp'\ninput_size = 1e3\n", &["train.toml:3:14", "integer"]),
     ] {
         fs::write(folder.path().join("train.toml"), text).unwrap();
         let message =
@@ -142,6 +148,79 @@ fn a_bad_config_is_refused_with_file_line_and_fix() {
     }
     let message = refusal(&run(folder.path(), &["config", "check", "--config", "no.toml"]), 2);
     assert!(message.contains("no.toml"), "{message}");
+}
+
+#[test]
+fn files_that_are_no_config_are_refused_in_every_format() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("folder.toml")).unwrap();
+    for (name, content, expected) in [
+        ("a.json", &b"{\"model\": {\"name\": \"mlp\",}}"[..], &["a.json:1:", "JSON"][..]),
+        ("b.json", b"[1, 2]", &["b.json:1:1", "table"]),
+        ("c.json", b"", &["c.json:1:1", "JSON"]),
+        ("d.yaml", b"model:\n\tname: mlp\n", &["d.yaml:2:", "YAML"]),
+        ("e.yaml", b"model: &a\n  name: *a\n", &["e.yaml:2:9", "aliases"]),
+        ("f.toml", b"\x7fELF\x02\x01\xff\x00", &["f.toml:1:", "UTF-8"]),
+        ("g.txt", b"x = 1", &["g.txt", ".toml"]),
+        ("folder.toml", b"", &["folder.toml", "it is a folder"]),
+    ] {
+        if name != "folder.toml" {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        let message = refusal(&run(folder.path(), &["config", "check", "--config", name]), 2);
+        for part in expected {
+            assert!(message.contains(part), "{name}\n{message}\nlacks {part}");
+        }
+    }
+}
+
+#[test]
+fn the_problems_of_all_sections_are_told_at_once_in_the_order_of_the_file() {
+    let folder = folder();
+    let text = "[data]\nkind = 'txt'\n[model]\nname = 'mlp'\nfoo = 1\n[train]\nsteps = 0\n";
+    fs::write(folder.path().join("train.toml"), text).unwrap();
+    let message = refusal(&run(folder.path(), &["config", "check", "--config", "train.toml"]), 2);
+    let places: Vec<_> = ["train.toml:2:8", "train.toml:5:1", "train.toml:7:9"]
+        .map(|place| message.find(place).unwrap_or_else(|| panic!("{message}\nlacks {place}")))
+        .into();
+    assert!(places.is_sorted(), "{message}");
+}
+
+#[test]
+fn a_bad_override_is_refused_with_its_text() {
+    let folder = folder();
+    for (set, expected) in [
+        ("dropout", "there is no `=`"),
+        ("=1", "not a key"),
+        ("model..dropout=1", "not a key"),
+        ("modle.dropout=1", "did you mean `model`?"),
+        ("model=mlp", "must be a table"),
+        ("model.dropout=", "must be a number"),
+        ("model.hidden_sizes=[1,", "malformed"),
+        ("model.hidden_sizes=[1,\"a\"]", "`model.hidden_sizes[1]`"),
+        ("train.steps=1e3", "write 1000"),
+        ("model.preset=tiny", "unknown key `model.preset`"),
+    ] {
+        let message =
+            refusal(&run(folder.path(), &["config", "check", "--model=mlp", "--set", set]), 2);
+        assert!(message.contains(&format!("override `{set}`")), "{message}");
+        assert!(message.contains(expected), "{message}\nlacks {expected}");
+    }
+}
+
+#[test]
+fn what_no_override_says_alone_is_blamed_on_none_of_them() {
+    let args = ["config", "check", "--model=transformer", "--set=model.num_layers=1"];
+    let refused = run(folder().path(), &[&args[..], &["--set=model.hidden_size=100"]].concat());
+    let message = refusal(&refused, 2);
+    assert!(message.contains("hidden_size = 100") && !message.contains("override"), "{message}");
+}
+
+#[test]
+fn a_pattern_that_no_model_matches_lists_nothing_and_says_so() {
+    let output = run(folder().path(), &["models", "list", "zzz*"]);
+    assert!(stderr(&output).contains("zzz*"));
+    assert_eq!(stdout(&output), "");
 }
 
 #[test]
@@ -215,7 +294,7 @@ fn text_that_cannot_be_learned_is_refused_in_words() {
     let text = folder.path().join("text.txt");
     let message = refusal(&train(folder.path(), "run", &[]), 2);
     assert!(message.contains("text.txt"), "{message}");
-    for content in ["", "short"] {
+    for content in ["", "x", "short"] {
         fs::write(&text, content).unwrap();
         let message = refusal(&train(folder.path(), "run", &[]), 2);
         assert!(message.contains("text.txt"), "{message}");
@@ -224,10 +303,85 @@ fn text_that_cannot_be_learned_is_refused_in_words() {
 }
 
 #[test]
-fn a_vocabulary_without_all_bytes_is_refused() {
+fn settings_that_cannot_be_trained_are_refused_before_anything_is_written() {
     let folder = folder_with_text();
-    let refused = train(folder.path(), "run", &["--set=model.vocab_size=100"]);
-    assert!(refusal(&refused, 2).contains("model.vocab_size=256"));
+    for (set, expected) in [
+        ("model.vocab_size=100", &["model.vocab_size=256"][..]),
+        ("model.max_seq_len=8", &["data.seq_len is 16", "8 tokens"]),
+        ("data.seq_len=500", &["the held-out part of text.txt", "500"]),
+        ("data.held_out=0", &["fraction of 0 of the 900 bytes of text.txt"]),
+        ("train.batch_size=1000000", &["train.batch_size is 1000000", "set train.batch_size="]),
+        ("train.batch_size=18446744073709551615", &["train.batch_size", "1048576"]),
+        ("model.vocab_size=2000000000", &["vocab_size = 2000000000", "lower"]),
+        ("model.num_layers=1000000000", &["model.num_layers", "10000"]),
+        ("train.learning_rate=inf", &["train.learning_rate", "finite"]),
+        ("data.path=.", &["it is a folder"]),
+        ("data.kind=idx", &["no file train-images-idx3-ubyte"]),
+    ] {
+        let message = refusal(&train(folder.path(), "run", &["--set", set]), 2);
+        for part in expected {
+            assert!(message.contains(part), "{set}\n{message}\nlacks {part}");
+        }
+        assert!(!folder.path().join("run").exists(), "{set} left a folder behind");
+    }
+    // Nine terabytes: a model is only described until something is computed.
+    let sizes = ["--set=model.hidden_size=16384", "--set=model.num_layers=200"];
+    let message = refusal(&train(folder.path(), "run", &sizes), 2);
+    assert!(message.contains("TiB") && message.contains("lower the sizes"), "{message}");
+    assert!(!folder.path().join("run").exists(), "the sizes left a folder behind");
+    for output in ["text.txt", "text.txt/run"] {
+        let message = refusal(&train(folder.path(), output, &[]), 2);
+        assert!(message.contains(&format!("cannot make the folder `{output}`")), "{message}");
+    }
+}
+
+#[test]
+fn a_run_that_diverges_fails_with_the_step_and_the_learning_rate() {
+    let folder = folder_with_text();
+    let failed = train(folder.path(), "run", &["--set=train.learning_rate=1e300"]);
+    let message = refusal(&failed, 1);
+    assert!(message.contains("diverged") && message.contains("lower the learning rate"));
+    let message = refusal(&run(folder.path(), &["generate", "run"]), 2);
+    assert!(message.contains("not the folder of a finished run"), "{message}");
+}
+
+#[test]
+fn generate_prints_nothing_of_what_it_refuses() {
+    let folder = folder_with_text();
+    stdout(&train(folder.path(), "run", &["--set=model.max_seq_len=32"]));
+    let full = "x".repeat(32);
+    for (further, expected) in [
+        (&["--temperature=NaN"][..], "temperature is NaN"),
+        (&["--temperature", "-1"], "temperature is -1"),
+        (&["--top-k=0"], "top_k is 0"),
+        (&["--top-p=1.5"], "top_p is 1.5"),
+        (&["--prompt="], "prompt is empty"),
+        (&["--prompt", &full], "fewer than 32 tokens"),
+        (&["--prompt=abc", "--max-tokens=30"], "lower max_tokens to 29"),
+    ] {
+        let output = run(folder.path(), &[&["generate", "run"], further].concat());
+        let message = refusal(&output, 2);
+        assert!(message.contains(expected), "{message}\nlacks {expected}");
+        assert_eq!(output.stdout, b"", "{further:?}");
+    }
+    let output = run(folder.path(), &["generate", "run", "--prompt=abc"]);
+    assert_eq!(output.stdout.len(), 32 + 1, "the default fills a short context: {output:?}");
+    let output = run(folder.path(), &["generate", "run", "--prompt=abc", "--max-tokens=0"]);
+    assert_eq!(output.stdout, b"abc\n");
+}
+
+#[test]
+fn weights_of_another_model_are_refused_with_every_difference() {
+    let folder = folder_with_text();
+    stdout(&train(folder.path(), "run", &[]));
+    stdout(&train(folder.path(), "other", &["--set=model.hidden_size=32"]));
+    let weights = |run: &str| folder.path().join(run).join("weights.safetensors");
+    fs::copy(weights("other"), weights("run")).unwrap();
+    let message = refusal(&run(folder.path(), &["generate", "run"]), 2);
+    assert!(
+        message.contains("model.norm.weight: [32] in the file, [16] in the model"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -245,10 +399,14 @@ fn images_that_do_not_fit_the_model_are_refused_with_both_sizes() {
         let sizes = [input_size, "--set=train.steps=3", "--set=train.batch_size=2"];
         run(folder.path(), &[&args[..], &sizes].concat())
     };
-    let message = refusal(&train("--set=model.input_size=5"), 1);
+    let message = refusal(&train("--set=model.input_size=5"), 2);
     assert!(message.contains('4') && message.contains('5'), "{message}");
+    assert!(!folder.path().join("run").exists(), "nothing is left behind");
     let summary = stdout(&train("--set=model.input_size=4"));
     assert!(summary.contains("held-out accuracy"), "{summary}");
+    fs::remove_file(folder.path().join("t10k-labels-idx1-ubyte")).unwrap();
+    let message = refusal(&train("--set=model.input_size=4"), 2);
+    assert!(message.contains("no file t10k-labels-idx1-ubyte"), "{message}");
 }
 
 #[test]

@@ -101,11 +101,34 @@ impl Document {
         Err(Problem::new(&path, value.place, message).into())
     }
 
-    /// Refuses keys at the top of the document that are not in `known`.
+    /// Refuses a document that has anything but these tables at its top.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`] with every such key, its place and the closest known name.
+    /// [`ConfigError::Invalid`] with every other key, its place and the closest known name; or else
+    /// with everything that should be a table and is none.
     pub fn expect_sections(&self, known: &[&str]) -> Result<(), ConfigError> {
+        self.expect_known(known)?;
+        let subject = |path: &str| match path {
+            "" => "the config".to_owned(),
+            path => format!("`{path}`"),
+        };
+        let root = (self.path.clone(), &self.root);
+        let sections = self.entries().iter().map(|entry| (self.path_of(&entry.name), &entry.value));
+        let problems: Vec<Problem> = std::iter::once(root)
+            .chain(sections)
+            .filter(|(_, node)| !matches!(node.kind, Kind::Table(_) | Kind::Null))
+            .map(|(path, node)| {
+                let message = format!("{} is {}, but must be a table", subject(&path), node.kind);
+                Problem::new(&path, node.place.clone(), message)
+            })
+            .collect();
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(ConfigError::Invalid { problems, omitted: 0 })
+    }
+
+    fn expect_known(&self, known: &[&str]) -> Result<(), ConfigError> {
         let entries = self.entries();
         let unknown = |entry: &&Entry| !known.contains(&entry.name.as_str());
         let problem = |entry: &Entry| {

@@ -42,6 +42,10 @@ impl Place {
         (self.line > 0).then_some((self.line, self.column))
     }
 
+    pub(crate) fn is_override(&self) -> bool {
+        matches!(self.origin.as_deref(), Some(Origin::Override(_)))
+    }
+
     pub(crate) fn without_position(&self) -> Self {
         Self { line: 0, column: 0, ..self.clone() }
     }

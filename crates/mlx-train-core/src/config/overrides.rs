@@ -53,8 +53,9 @@ fn put(node: &mut Node, keys: &[&str], value: Node, place: &Place) {
 /// `schedule=cosine`, then `schedule.warmup=10`.
 fn take_entries(node: &mut Node, place: &Place) -> Vec<Entry> {
     match std::mem::take(node) {
-        Node { kind: Kind::Table(entries), place, .. } => {
-            node.place = place;
+        Node { kind: Kind::Table(entries), place: old, .. } => {
+            // A table that several overrides made is at the place of none of them.
+            node.place = if old.is_override() && old != *place { Place::default() } else { old };
             entries
         }
         value => {

@@ -10,8 +10,8 @@ pub(super) fn num_training(len: usize, fraction: f64, what: &str) -> Result<usiz
         return Ok(len - held_out);
     }
     Err(DataError::Invalid(format!(
-        "holding out a fraction of {fraction} of {len} {what} leaves one part empty: use a fraction \
-         between 0 and 1 and enough data"
+        "holding out a fraction of {fraction} of the {len} {what} leaves one part empty: use a fraction \
+         above 0 and below 1, and enough data"
     ))
     .into())
 }

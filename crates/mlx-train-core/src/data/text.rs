@@ -44,8 +44,8 @@ impl Text {
     /// # Errors
     /// [`DataError::Invalid`] when one part would be empty.
     pub fn split(&self, held_out_fraction: f64) -> Result<(Self, Self)> {
-        let middle =
-            self.range.start + num_training(self.range.len(), held_out_fraction, "bytes of text")?;
+        let what = format!("bytes of {}", self.origin);
+        let middle = self.range.start + num_training(self.range.len(), held_out_fraction, &what)?;
         let part = |range, name| Self {
             bytes: Arc::clone(&self.bytes),
             range,

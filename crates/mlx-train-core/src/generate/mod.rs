@@ -130,7 +130,7 @@ pub enum GenerateError {
     /// The prompt and the text would not fit the context.
     #[error(
         "{prompt} tokens of prompt and up to {max_tokens} of text do not fit the model's context \
-         of {context}; lower max_tokens to {} or shorten the prompt", .context.saturating_sub(*.prompt)
+         of {context}; {}", room(*.context, *.prompt)
     )]
     ContextFull {
         /// Tokens in the prompt.
@@ -159,6 +159,14 @@ pub enum GenerateError {
          weights are damaged; load an earlier checkpoint"
     )]
     NotFinite(f32),
+}
+
+/// What makes room in the context.
+fn room(context: usize, prompt: usize) -> String {
+    match context.checked_sub(prompt) {
+        None | Some(0) => format!("shorten the prompt to fewer than {context} tokens"),
+        Some(left) => format!("lower max_tokens to {left} or shorten the prompt"),
+    }
 }
 
 fn check_prompt<'a>(

@@ -76,21 +76,36 @@ pub enum Mismatch {
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing { name } => write!(f, "missing     {name}"),
-            Self::Unexpected { name } => write!(f, "unexpected  {name}"),
-            Self::Twice { name } => write!(f, "twice       {name}"),
+            Self::Missing { name } => write!(f, "missing     {}", shown(name)),
+            Self::Unexpected { name } => write!(f, "unexpected  {}", shown(name)),
+            Self::Twice { name } => write!(f, "twice       {}", shown(name)),
             Self::Shape { name, file, model } => {
+                let name = shown(name);
                 write!(f, "shape       {name}: {file:?} in the file, {model:?} in the model")
             }
             Self::Dtype { name, file, model } => {
-                write!(f, "dtype       {name}: {file} in the file, {model} in the model")
+                write!(f, "dtype       {}: {file} in the file, {model} in the model", shown(name))
             }
         }
     }
 }
 
+/// A name from a file is not trusted: it may hold line breaks or a terminal's commands.
+fn shown(name: &str) -> String {
+    name.chars().flat_map(char::escape_debug).collect()
+}
+
+/// A message of more lines is no longer read; [`StoreError::Mismatch`] holds every problem.
+const MOST_LINES: usize = 50;
+
 fn lines(problems: &[Mismatch]) -> String {
-    problems.iter().flat_map(|problem| ["\n  ".to_owned(), problem.to_string()]).collect()
+    let shown = &problems[..problems.len().min(MOST_LINES)];
+    let mut lines: String =
+        shown.iter().flat_map(|problem| ["\n  ".to_owned(), problem.to_string()]).collect();
+    if problems.len() > shown.len() {
+        lines = format!("{lines}\n  … and {} more", problems.len() - shown.len());
+    }
+    lines
 }
 
 fn hint(problems: &[Mismatch]) -> &'static str {

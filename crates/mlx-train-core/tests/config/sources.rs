@@ -84,3 +84,24 @@ TOML:4:2: unknown section `config`; the sections are `trainer`, `model`
 TOML:2:1: `train` is a table, but must be a string
 "#);
 }
+
+#[test]
+fn what_should_be_a_section_and_is_none_is_refused() {
+    let refused = |text: &str, format| {
+        let document = Document::parse(text, format).unwrap();
+        document.expect_sections(&["model", "train"]).unwrap_err().to_string()
+    };
+    assert_eq!(
+        refused("{\"model\": \"mlp\",\n \"train\": [1]}", Format::Json),
+        "JSON:1:11: `model` is the string \"mlp\", but must be a table\n\
+         JSON:2:11: `train` is a list of 1, but must be a table"
+    );
+    assert_eq!(
+        refused("[1, 2]", Format::Json),
+        "JSON:1:1: the config is a list of 2, but must be a table"
+    );
+    // An empty file, and an empty section, say that everything is as by default.
+    for text in ["", "model:\ntrain: {}"] {
+        Document::parse(text, Format::Yaml).unwrap().expect_sections(&["model", "train"]).unwrap();
+    }
+}

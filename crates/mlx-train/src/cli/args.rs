@@ -149,19 +149,19 @@ pub(super) struct GenerateArgs {
     /// The text to continue
     #[arg(short, long, default_value = "\n")]
     pub(super) prompt: String,
-    /// How many tokens to add at most
-    #[arg(short = 'n', long, default_value_t = 256)]
-    pub(super) max_tokens: usize,
+    /// How many tokens to add at most [default: 256, or what the model has room for]
+    #[arg(short = 'n', long, allow_negative_numbers = true)]
+    pub(super) max_tokens: Option<usize>,
     /// 0 always takes the likeliest token; higher values are bolder
-    #[arg(short, long, default_value_t = 0.8)]
+    #[arg(short, long, default_value_t = 0.8, allow_negative_numbers = true)]
     pub(super) temperature: f32,
     /// Sample among this many likeliest tokens only
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(super) top_k: Option<usize>,
     /// Sample among the likeliest tokens that together have this probability
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(super) top_p: Option<f32>,
     /// Seed of the sampling
-    #[arg(long, default_value_t = 42)]
+    #[arg(long, default_value_t = 42, allow_negative_numbers = true)]
     pub(super) seed: u64,
 }

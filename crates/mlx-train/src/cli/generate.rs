@@ -8,38 +8,55 @@ use super::{
 };
 use crate::{
     Error, Result,
-    generate::{GenerateOptions, Sampler, generate},
+    generate::{GenerateError, GenerateOptions, Sampler, generate},
     model::BaseModel,
     run::RunFolder,
     store::{LoadOptions, load_weights},
 };
 use std::{io::Write, ops::ControlFlow};
 
+/// As in Python's mlx-lm.
+const DEFAULT_MAX_TOKENS: usize = 256;
+
 pub(super) fn run(args: &GenerateArgs, out: &mut impl Write) -> Result<(), Failure> {
     let mut model = load(args).map_err(Refused)?;
     let model = model.as_language_model().ok_or_else(|| {
         Refused(Error::message(format!(
-            "`{}` holds a model that does not generate text; name the run of a language model",
+            "the model in `{}` does not generate text; name the run of one that implements \
+             `LanguageModel` and `BaseModel::as_language_model`",
             args.run.display()
         )))
     })?;
     let prompt: Vec<u32> = args.prompt.bytes().map(u32::from).collect();
+    let room = model.context_length().saturating_sub(prompt.len());
     let options = GenerateOptions {
-        max_tokens: args.max_tokens,
+        // At least one, so that a prompt without room is refused and not just repeated.
+        max_tokens: args.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS.min(room).max(1)),
         sampler: Sampler { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p },
         seed: args.seed,
         ..GenerateOptions::default()
     };
-    out.write_all(args.prompt.as_bytes())?;
+    // Waits for the first token, so that nothing is printed when the options are refused.
+    let mut text = args.prompt.clone().into_bytes();
     let mut written = Ok(());
     generate(model, &prompt, &options, |token| {
         // A byte at a time, so that the text appears as it grows; the terminal puts UTF-8 together.
-        written = u8::try_from(token)
-            .map_or(Ok(()), |byte| out.write_all(&[byte]).and_then(|()| out.flush()));
+        text.extend(u8::try_from(token));
+        written = out.write_all(&text).and_then(|()| out.flush());
+        text.clear();
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })
-    .map_err(Failed)?;
+    .map_err(|error| match error {
+        Error::Generate(
+            GenerateError::EmptyPrompt
+            | GenerateError::UnknownToken { .. }
+            | GenerateError::ContextFull { .. }
+            | GenerateError::Option { .. },
+        ) => Refused(error),
+        _ => Failed(error),
+    })?;
     written?;
+    out.write_all(&text)?;
     Ok(writeln!(out)?)
 }
 

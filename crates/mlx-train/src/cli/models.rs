@@ -6,12 +6,17 @@ use super::{
 };
 use crate::registry::{ModelEntry, ModelRegistry};
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{Write, stderr};
 
 pub(super) fn run(command: ModelsCommand, out: &mut impl Write) -> Result<(), Failure> {
     match command {
         ModelsCommand::List { pattern, json } => {
-            list(&ModelRegistry::list(&pattern).map_err(Refused)?, json, out)
+            let entries = ModelRegistry::list(&pattern).map_err(Refused)?;
+            if entries.is_empty() {
+                // Not on standard output, which a program may read.
+                _ = writeln!(stderr(), "no model matches `{pattern}`; `models list` shows all");
+            }
+            list(&entries, json, out)
         }
         ModelsCommand::Describe { name, json: false } => {
             Ok(write!(out, "{}", ModelRegistry::describe(&name).map_err(Refused)?)?)

@@ -3,7 +3,7 @@
 use super::{args::RunSource, data::DataConfig};
 use crate::{
     Error, Result,
-    config::{Document, ModelConfig},
+    config::{ConfigError, Document, ModelConfig},
     registry::{ModelRegistry, ResolvedConfig},
     run::config_text,
     train::TrainConfig,
@@ -36,11 +36,15 @@ impl Settings {
                  section of the config file (`models list` shows the names)",
             )
         })?;
-        Ok(Self {
-            model: ModelRegistry::get_model(&name)?.resolve_config(model)?,
-            train: TrainConfig::from_document(&train)?,
-            data: DataConfig::from_document(&data)?,
-        })
+        let model = ModelRegistry::get_model(&name)?.resolve_config(model);
+        let train = TrainConfig::from_document(&train).map_err(Error::from);
+        let data = DataConfig::from_document(&data).map_err(Error::from);
+        match (model, train, data) {
+            (Ok(model), Ok(train), Ok(data)) => Ok(Self { model, train, data }),
+            (model, train, data) => {
+                Err(together([model.err(), train.err(), data.err()].into_iter().flatten()))
+            }
+        }
     }
 
     /// A config file that resolves to these settings, with the docs of every key.
@@ -62,4 +66,20 @@ impl Settings {
         let hashes = [self.model.hash(), self.train.stable_hash(), self.data.stable_hash()];
         hashes.iter().map(|hash| &hash[..hash.len().min(4)]).collect()
     }
+}
+
+/// One error that tells the problems of all sections, in the order of the file.
+fn together(errors: impl Iterator<Item = Error>) -> Error {
+    let (mut problems, mut omitted) = (Vec::new(), 0);
+    for error in errors {
+        match error {
+            Error::Config(ConfigError::Invalid { problems: found, omitted: more }) => {
+                problems.extend(found);
+                omitted += more;
+            }
+            other => return other,
+        }
+    }
+    problems.sort_by_key(|problem| problem.place().line_and_column());
+    ConfigError::Invalid { problems, omitted }.into()
 }

@@ -9,8 +9,9 @@ use super::{
 };
 use crate::{
     Error, Result,
+    mlx_rs::{memory::memory_limit, module::ModuleParamRef},
     model::BaseModel,
-    profile::Memory,
+    profile::{Bytes, Memory},
     progress::Progress,
     rng,
     run::RunFolder,
@@ -38,7 +39,9 @@ impl Run {
         let settings = Settings::resolve(&args.run)?;
         let data = settings.data.load()?;
         let mut model = rng::scope(&rng::key(settings.train.seed)?, || settings.model.build())?;
-        check_vocabulary(&settings, model.as_mut())?;
+        check_language_model(&settings, model.as_mut())?;
+        check_memory(model.as_ref())?;
+        check_data(&settings, &data, model.as_mut())?;
 
         let default = || {
             let name = settings.model.model().name();
@@ -84,14 +87,61 @@ impl Run {
     }
 }
 
-/// Bytes out of the vocabulary would be read as its last token, and make the loss NaN.
-fn check_vocabulary(settings: &Settings, model: &mut dyn BaseModel) -> Result<()> {
-    match (settings.data.kind, model.as_language_model()) {
-        (DataKind::Text, Some(model)) if model.vocab_size() < 256 => Err(Error::message(format!(
-            "the model's vocabulary has {} tokens and a text has 256 different bytes; \
-             set model.vocab_size=256",
-            model.vocab_size()
-        ))),
-        _ => Ok(()),
+/// Bytes out of the vocabulary would be read as its last token, and make the loss NaN; positions out
+/// of the context would be whatever the model makes of them.
+fn check_language_model(settings: &Settings, model: &mut dyn BaseModel) -> Result<()> {
+    let (DataKind::Text, Some(model)) = (settings.data.kind, model.as_language_model()) else {
+        return Ok(());
+    };
+    let (vocab_size, context) = (model.vocab_size(), model.context_length());
+    if vocab_size < 256 {
+        return Err(Error::message(format!(
+            "the model's vocabulary has {vocab_size} tokens and a text has 256 different bytes; \
+             set model.vocab_size=256"
+        )));
     }
+    let seq_len = settings.data.seq_len;
+    if seq_len > context {
+        return Err(Error::message(format!(
+            "data.seq_len is {seq_len} and the model sees {context} tokens at once; lower \
+             data.seq_len, or build a model with a longer context"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses a model whose parameters, gradients and two moments each cannot be in memory together.
+fn check_memory(model: &dyn BaseModel) -> Result<()> {
+    let count = |parameters: ModuleParamRef<'_>| -> u64 {
+        parameters.flatten().values().map(|array| array.nbytes() as u64).sum()
+    };
+    let (all, trainable) = (count(model.parameters()), count(model.trainable_parameters()));
+    let (needed, limit) = (all + 3 * trainable, memory_limit()? as u64);
+    if needed > limit {
+        return Err(Error::message(format!(
+            "the model's parameters, gradients and optimizer state need {} and MLX has {} here; \
+             lower the sizes in the [model] section",
+            Bytes(needed),
+            Bytes(limit)
+        )));
+    }
+    Ok(())
+}
+
+/// Lets the model see a batch, so that data of a wrong shape is refused before anything is written.
+///
+/// MLX checks shapes when it builds a graph; nothing is computed.
+fn check_data(settings: &Settings, data: &Data, model: &mut dyn BaseModel) -> Result<()> {
+    let (batch_size, num_rows) = (settings.train.batch_size, data.training.len());
+    if batch_size > num_rows {
+        return Err(Error::message(format!(
+            "train.batch_size is {batch_size} and there are {num_rows} rows to train on; set \
+             train.batch_size={num_rows} or less"
+        )));
+    }
+    let rows: Vec<usize> = (0..batch_size).collect();
+    let batch = data.training.batch(&rows)?;
+    // Layers with a mode of their own would count this batch among those that they were trained on.
+    model.training_mode(false);
+    model.loss_fn(&batch.x, &batch.y).map(drop)
 }
