@@ -1,32 +1,37 @@
 //! The engine of mlx-train: one room for each thing that a user can name.
 //!
-//! Users depend on the facade `mlx-train`, which re-exports what is here. A room depends only on
-//! rooms above it in this list.
+//! Users depend on the facade `mlx-train`, which re-exports what is here. A room builds on rooms
+//! above it in this list; only [`error`] lists every room's errors, and [`model`] names the trait of
+//! [`generate`].
 
 // The derive macros name this crate by its own name, also inside it.
 extern crate self as mlx_train_core;
 
 pub mod error;
-pub mod ffi;
-pub mod file;
 
+pub mod file;
+pub mod rng;
+
+pub mod ffi;
 mod integers;
 pub mod shape;
 
 pub mod config;
+
 pub mod model;
 pub mod registry;
 
-pub mod rng;
-
-pub mod generate;
 pub mod loss;
 pub mod nn;
+
 pub mod optim;
 
 pub mod data;
 pub mod profile;
+
+pub mod generate;
 pub mod store;
+
 pub mod train;
 
 #[doc(hidden)]

@@ -5,7 +5,7 @@ use crate::{
     config::ModelConfig,
     file::FileError,
     model::BaseModel,
-    registry::ResolvedConfig,
+    registry::{ModelEntry, ResolvedConfig},
     store::{save_weights, write_whole},
     train::{Curve, History, TrainConfig},
 };
@@ -122,14 +122,28 @@ impl RunFolder {
 /// model again on data that its `[data]` section or `--set data.path=…` names.
 ///
 /// # Errors
-/// As [`ModelConfig::to_toml_section`].
+/// As [`ModelConfig::to_toml_section`], and when the model's own config has a key `name`.
 pub fn config_text(model: &ResolvedConfig, train: &TrainConfig) -> Result<String> {
+    check_keys(model.model())?;
     let name = model.model().name();
     // The name is not part of the model's own config, so it has no line in its section yet.
     let named = format!("[model]\nname = {name:?}\n");
     let model = model.to_toml_section("model")?.replacen("[model]\n", &named, 1);
     let train = train.to_toml_section("train")?;
     Ok(format!("{}\n\n{}\n", model.trim(), train.trim()))
+}
+
+/// Refuses a model whose own `name` would be a second one in the `[model]` section.
+pub(crate) fn check_keys(model: &ModelEntry) -> Result<()> {
+    if model.schema().fields.iter().all(|field| field.name != "name") {
+        return Ok(());
+    }
+    Err(Error::message(format!(
+        "the config of `{}` has a key `name`, which is the model's name in a config file; give the \
+         field of {} another key with #[config(rename = \"…\")]",
+        model.name(),
+        model.config_type()
+    )))
 }
 
 /// One JSON object a line: the reports, then the evaluations, each in the order of the steps.
@@ -152,4 +166,47 @@ fn metrics(history: &History) -> String {
     });
     let lines: Vec<String> = reports.chain(evaluations).map(|line| line.to_string()).collect();
     lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{prelude::*, run::config_text};
+
+    /// A config that a file could not hold beside the model's name.
+    #[derive(Debug, Clone, ModelConfig)]
+    struct NamedConfig {
+        #[config(default = "x")]
+        name: String,
+    }
+
+    #[register_model("named")]
+    #[derive(Debug, ModuleParameters)]
+    struct Named {
+        #[param]
+        weight: Param<Array>,
+    }
+
+    impl FromConfig for Named {
+        type Config = NamedConfig;
+        fn from_config(config: &NamedConfig) -> Result<Self> {
+            Ok(Self { weight: Param::new(Array::from_f32(config.name.len() as f32)) })
+        }
+    }
+
+    impl BaseModel for Named {
+        fn forward(&mut self, x: &Array) -> Result<Array> {
+            Ok(x.multiply(&self.weight.value)?)
+        }
+        fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
+            loss::mse(&self.forward(x)?, y)
+        }
+    }
+
+    #[test]
+    fn a_key_of_the_model_that_is_taken_is_refused_with_the_way_out() -> Result<()> {
+        let resolved = ModelRegistry::get_model("named")?.resolve_config(())?;
+        let refused = config_text(&resolved, &TrainConfig::default()).map_err(|e| e.to_string());
+        assert!(refused.is_err_and(|text| text.contains("NamedConfig") && text.contains("rename")));
+        Ok(())
+    }
 }

@@ -5,7 +5,7 @@ use crate::{
     Error, Result,
     config::{ConfigError, Document, ModelConfig},
     registry::{ModelRegistry, ResolvedConfig},
-    run::config_text,
+    run::{check_keys, config_text},
     train::TrainConfig,
 };
 use serde_json::{Value, json};
@@ -36,7 +36,9 @@ impl Settings {
                  section of the config file (`models list` shows the names)",
             )
         })?;
-        let model = ModelRegistry::get_model(&name)?.resolve_config(model);
+        let entry = ModelRegistry::get_model(&name)?;
+        check_keys(entry)?;
+        let model = entry.resolve_config(model);
         let train = TrainConfig::from_document(&train).map_err(Error::from);
         let data = DataConfig::from_document(&data).map_err(Error::from);
         match (model, train, data) {
