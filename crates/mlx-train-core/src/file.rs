@@ -164,6 +164,26 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_finds_the_old_or_the_new_file_at_any_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        let (old, new) = ("o".repeat(100_000), "n".repeat(100_000));
+        write_whole(&path, &old).unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for _ in 0..20 {
+                    write_whole(&path, &new).unwrap();
+                    write_whole(&path, &old).unwrap();
+                }
+            });
+            while !writer.is_finished() {
+                let read = fs::read_to_string(&path).unwrap();
+                assert!(read == old || read == new, "{} bytes", read.len());
+            }
+        });
+    }
+
+    #[test]
     fn a_folder_that_does_not_exist_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let error = write_whole(folder.path().join("nowhere/a.txt"), "").unwrap_err().to_string();

@@ -3,9 +3,7 @@
 
 mod common;
 
-use common::{
-    build, cast, loss, loss_and_grads, num_draws, number, parameters, set_parameters, values,
-};
+use common::{build, cast, descend, loss, num_draws, number, parameters, values};
 use mlx_rs::{Array, Dtype};
 use mlx_train_core::{
     config::{Format, ModelConfig},
@@ -128,14 +126,7 @@ fn a_few_steps_down_the_gradient_reduce_the_loss() {
         let mut model = build::<Mlp>(&MlpConfig { task, ..config() }, 0);
         let before = number(&loss(&mut model, &features(), &y, None).unwrap());
         for _ in 0..20 {
-            let (_, grads) = loss_and_grads(&mut model, &features(), &y, None);
-            let rate = Array::from_f32(0.1);
-            let moved: Vec<_> = parameters(&model)
-                .values()
-                .zip(grads.values())
-                .map(|(w, grad)| w.subtract(grad.multiply(&rate).unwrap()).unwrap())
-                .collect();
-            set_parameters(&mut model, &moved);
+            descend(&mut model, &features(), &y, 0.1);
         }
         let after = number(&loss(&mut model, &features(), &y, None).unwrap());
         assert!(after < 0.5 * before, "{task:?}: {before} to {after}");

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    build, cast, distance, loss, loss_and_grads, num_draws, number, parameters, set_parameters,
-    values,
+    build, cast, descend, distance, loss, loss_and_grads, num_draws, number, parameters,
+    set_parameters, values,
 };
 use mlx_rs::{
     Array, Dtype,
@@ -254,14 +254,7 @@ fn a_few_steps_down_the_gradient_reduce_the_loss() {
     let (x, y) = (row(&[1, 2, 3, 1, 2, 3, 1]), row(&[2, 3, 1, 2, 3, 1, 2]));
     let before = number(&loss(&mut model, &x, &y, None).unwrap());
     for _ in 0..20 {
-        let (_, grads) = loss_and_grads(&mut model, &x, &y, None);
-        let rate = Array::from_f32(0.5);
-        let moved: Vec<_> = parameters(&model)
-            .values()
-            .zip(grads.values())
-            .map(|(w, grad)| w.subtract(grad.multiply(&rate).unwrap()).unwrap())
-            .collect();
-        set_parameters(&mut model, &moved);
+        descend(&mut model, &x, &y, 0.5);
     }
     let after = number(&loss(&mut model, &x, &y, None).unwrap());
     assert!(after < 0.5 * before, "{before} to {after}");

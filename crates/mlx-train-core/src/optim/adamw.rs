@@ -1,6 +1,6 @@
 //! Adam with decoupled weight decay and bias correction.
 
-use super::{OptimError, Optimizer, Parameter, decays, scalar, working_dtype, zero_state};
+use super::{OptimError, Optimizer, Parameter, WeightDecay, scalar, working_dtype, zero_state};
 use crate::Result;
 use mlx_rs::Array;
 
@@ -27,14 +27,14 @@ pub struct AdamW {
     beta1: f64,
     beta2: f64,
     epsilon: f64,
-    weight_decay: f64,
-    decay_vectors: bool,
+    weight_decay: WeightDecay,
 }
 
 impl Default for AdamW {
     /// Betas 0.9 and 0.999, epsilon 1e-8, weight decay 0.01: Python MLX's defaults.
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, decay_vectors: false }
+        let weight_decay = WeightDecay { rate: 0.01, vectors: false };
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay }
     }
 }
 
@@ -71,17 +71,15 @@ impl AdamW {
     /// # Errors
     /// [`OptimError`] unless it is finite and at least 0.
     pub fn weight_decay(self, weight_decay: f64) -> Result<Self> {
-        if weight_decay >= 0.0 && weight_decay.is_finite() {
-            return Ok(Self { weight_decay, ..self });
-        }
-        let expected = "finite and at least 0";
-        Err(OptimError { setting: "weight decay of AdamW", value: weight_decay, expected }.into())
+        let weight_decay = self.weight_decay.with_rate(weight_decay, "weight decay of AdamW")?;
+        Ok(Self { weight_decay, ..self })
     }
 
     /// Sets whether parameters with fewer than two axes decay too.
     #[must_use]
     pub fn decay_vectors(self, decay_vectors: bool) -> Self {
-        Self { decay_vectors, ..self }
+        let weight_decay = WeightDecay { vectors: decay_vectors, ..self.weight_decay };
+        Self { weight_decay, ..self }
     }
 }
 
@@ -100,7 +98,7 @@ impl Optimizer for AdamW {
         let step = step.as_dtype(mlx_rs::Dtype::Float32)?;
         let correction1 = one.subtract(scalar(self.beta1).power(&step)?)?;
         let correction2 = one.subtract(scalar(self.beta2).power(&step)?)?;
-        let kept = one.subtract(learning_rate.multiply(scalar(self.weight_decay))?)?;
+        let kept = one.subtract(learning_rate.multiply(scalar(self.weight_decay.rate))?)?;
         Ok(vec![learning_rate.divide(correction1)?, correction2.rsqrt()?, kept])
     }
 
@@ -122,7 +120,7 @@ impl Optimizer for AdamW {
         let change = step_size.multiply(&m)?.divide(denominator)?;
 
         let mut w = parameter.value.as_dtype(dtype)?;
-        if self.weight_decay > 0.0 && decays(parameter, self.decay_vectors) {
+        if self.weight_decay.acts_on(parameter) {
             w = w.multiply(kept)?;
         }
         let w = w.subtract(change)?.as_dtype(parameter.value.dtype())?;

@@ -9,12 +9,14 @@ mod clip;
 mod schedule;
 mod sgd;
 mod state;
+mod weight_decay;
 
 pub use adamw::AdamW;
 pub use clip::{clip_grad_norm, grad_norm};
 pub use schedule::{Decay, Schedule};
 pub use sgd::Sgd;
 pub use state::OptimizerState;
+use weight_decay::WeightDecay;
 
 use crate::Result;
 use mlx_rs::{Array, Dtype};
@@ -118,9 +120,4 @@ fn scalar(value: f64) -> Array {
 fn zero_state(parameter: Parameter<'_>, count: usize) -> Result<Vec<Array>> {
     let dtype = working_dtype(parameter.value);
     (0..count).map(|_| Ok(mlx_rs::ops::zeros_dtype(parameter.value.shape(), dtype)?)).collect()
-}
-
-/// Weight decay shrinks matrices; norms and biases, which have one axis, only lose by it.
-fn decays(parameter: Parameter<'_>, decay_vectors: bool) -> bool {
-    decay_vectors || parameter.value.ndim() >= 2
 }

@@ -1,6 +1,6 @@
 //! Stochastic gradient descent with momentum.
 
-use super::{OptimError, Optimizer, Parameter, decays, scalar, working_dtype, zero_state};
+use super::{OptimError, Optimizer, Parameter, WeightDecay, scalar, working_dtype, zero_state};
 use crate::Result;
 use mlx_rs::Array;
 
@@ -19,9 +19,8 @@ use mlx_rs::Array;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sgd {
     momentum: f64,
-    weight_decay: f64,
     nesterov: bool,
-    decay_vectors: bool,
+    weight_decay: WeightDecay,
 }
 
 impl Sgd {
@@ -54,17 +53,15 @@ impl Sgd {
     /// # Errors
     /// [`OptimError`] unless it is finite and at least 0.
     pub fn weight_decay(self, weight_decay: f64) -> Result<Self> {
-        if weight_decay >= 0.0 && weight_decay.is_finite() {
-            return Ok(Self { weight_decay, ..self });
-        }
-        let expected = "finite and at least 0";
-        Err(OptimError { setting: "weight decay of Sgd", value: weight_decay, expected }.into())
+        let weight_decay = self.weight_decay.with_rate(weight_decay, "weight decay of Sgd")?;
+        Ok(Self { weight_decay, ..self })
     }
 
     /// Sets whether parameters with fewer than two axes decay too.
     #[must_use]
     pub fn decay_vectors(self, decay_vectors: bool) -> Self {
-        Self { decay_vectors, ..self }
+        let weight_decay = WeightDecay { vectors: decay_vectors, ..self.weight_decay };
+        Self { weight_decay, ..self }
     }
 }
 
@@ -94,8 +91,8 @@ impl Optimizer for Sgd {
         let dtype = working_dtype(parameter.value);
         let w = parameter.value.as_dtype(dtype)?;
         let mut g = gradient.as_dtype(dtype)?;
-        if self.weight_decay > 0.0 && decays(parameter, self.decay_vectors) {
-            g = g.add(w.multiply(scalar(self.weight_decay))?)?;
+        if self.weight_decay.acts_on(parameter) {
+            g = g.add(w.multiply(scalar(self.weight_decay.rate))?)?;
         }
         let (change, state) = match state {
             [] => (g, vec![]),

@@ -10,14 +10,6 @@ use plotters::{
 };
 use std::{error::Error as StdError, ffi::OsStr, ops::Range, path::Path};
 
-/// Draws a history into a file; see [`Curve`] for titles and references.
-///
-/// # Errors
-/// As [`Curve::save`].
-pub fn plot(history: &History, path: impl AsRef<Path>) -> Result<()> {
-    Curve::new(history).save(path)
-}
-
 /// A picture of the training and held-out loss over the steps.
 ///
 /// ```no_run
@@ -318,9 +310,12 @@ mod tests {
     fn a_curve_that_cannot_be_drawn_leaves_no_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let history = history();
-        let refused = plot(&history, folder.path().join("loss.jpg")).expect_err("no format");
+        let refused =
+            Curve::new(&history).save(folder.path().join("loss.jpg")).expect_err("no format");
         assert!(refused.to_string().contains("loss.jpg: its name ends in neither"), "{refused}");
-        let refused = plot(&History::default(), folder.path().join("loss.png")).expect_err("empty");
+        let refused = Curve::new(&History::default())
+            .save(folder.path().join("loss.png"))
+            .expect_err("empty");
         assert!(refused.to_string().contains("no two points"), "{refused}");
         assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 0);
     }

@@ -41,11 +41,6 @@ impl History {
         self.held_out.last().map(|point| &point.evaluation)
     }
 
-    /// The evaluation with the lowest loss.
-    pub fn best_held_out(&self) -> Option<&HeldOutPoint> {
-        self.held_out.iter().min_by(|a, b| a.evaluation.loss.total_cmp(&b.evaluation.loss))
-    }
-
     pub(super) fn push(&mut self, report: &StepReport) {
         let &StepReport { step, loss, learning_rate, grad_norm, tokens_per_second, .. } = report;
         self.training.push(TrainingPoint {

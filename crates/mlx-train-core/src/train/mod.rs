@@ -4,7 +4,7 @@
 //! [`train_step`], [`evaluate`]) with which anyone can write another one.
 
 mod config;
-pub mod curve;
+mod curve;
 mod error;
 mod evaluate;
 mod events;

@@ -64,6 +64,15 @@ pub fn loss_and_grads(
     (values[0].clone(), names.into_iter().zip(grads).collect())
 }
 
+/// One step down the gradient, without dropout.
+pub fn descend(model: &mut dyn BaseModel, x: &Array, y: &Array, rate: f32) {
+    let (_, grads) = loss_and_grads(model, x, y, None);
+    let rate = Array::from_f32(rate);
+    let down = |(w, grad): (&Array, &Array)| w.subtract(grad.multiply(&rate).unwrap()).unwrap();
+    let moved: Vec<_> = parameters(model).values().zip(grads.values()).map(down).collect();
+    set_parameters(model, &moved);
+}
+
 /// A scalar `()` of any float dtype as a number.
 pub fn number(scalar: &Array) -> f32 {
     scalar.as_type::<f32>().unwrap().try_item_exact().unwrap()
