@@ -130,10 +130,10 @@ impl Dataset for HalfPlanes {
         let labels: Vec<i32> =
             points.chunks(2).map(|point| i32::from(point[0] > point[1])).collect();
         let num_rows = rows.len() as i32;
-        Ok(Batch {
-            x: Array::from_slice(&points, &[num_rows, 2]),
-            y: Array::from_slice(&labels, &[num_rows]),
-        })
+        Ok(Batch::new(
+            Array::from_slice(&points, &[num_rows, 2]),
+            Array::from_slice(&labels, &[num_rows]),
+        ))
     }
 }
 // ANCHOR_END: dataset

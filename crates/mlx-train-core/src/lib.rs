@@ -18,6 +18,7 @@ pub mod shape;
 
 pub mod config;
 
+pub mod batch;
 pub mod model;
 pub mod registry;
 

@@ -2,7 +2,7 @@
 //!
 //! Shape letters: B batch, `...` any further axes, as the model defines them.
 
-use crate::{Result, config::ModelConfig, generate::LanguageModel};
+use crate::{Error, Result, batch::Batch, config::ModelConfig, generate::LanguageModel};
 use mlx_rs::{Array, module::ModuleParameters};
 use std::fmt::Debug;
 
@@ -26,6 +26,23 @@ pub trait BaseModel: ModuleParameters + Debug {
     /// As [`BaseModel::forward`], and when `y` does not fit `x`.
     fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss>;
 
+    /// The training loss of a whole batch: what the engine calls.
+    ///
+    /// It is [`BaseModel::loss_fn`] of inputs and targets. A model that can keep the documents of
+    /// packed rows apart does so here, by [`Batch::segments`].
+    ///
+    /// # Errors
+    /// As [`BaseModel::loss_fn`]; when the batch is packed and the model cannot keep documents apart.
+    fn batch_loss(&mut self, batch: &Batch) -> Result<Loss> {
+        match batch.segments {
+            None => self.loss_fn(&batch.x, &batch.y),
+            Some(_) => Err(Error::message(
+                "the batch packs several documents in a row, and this model's attention would mix them: \
+                 implement `BaseModel::batch_loss`, or turn packing off",
+            )),
+        }
+    }
+
     /// Tells layers that keep a mode of their own (mlx-rs's `BatchNorm`, say) whether they train.
     ///
     /// The engine's own layers need no call: they train inside of a [`crate::rng::scope`].
@@ -44,6 +61,10 @@ impl BaseModel for Box<dyn BaseModel> {
 
     fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
         self.as_mut().loss_fn(x, y)
+    }
+
+    fn batch_loss(&mut self, batch: &Batch) -> Result<Loss> {
+        self.as_mut().batch_loss(batch)
     }
 
     fn training_mode(&mut self, training: bool) {

@@ -51,7 +51,7 @@ fn a_batch_may_be_larger_than_the_dataset() -> Result<()> {
 
 #[test]
 fn features_and_targets_stay_together() -> Result<()> {
-    let Batch { x, y } = Stream::new(numbered(50), 7)?.next_batch(20)?;
+    let Batch { x, y, .. } = Stream::new(numbered(50), 7)?.next_batch(20)?;
     assert_eq!(x.shape(), [20, 1]);
     assert_eq!(ints(&x), ints(&y));
     Ok(())
@@ -90,7 +90,7 @@ proptest! {
         };
         prop_assert_eq!(windows.len(), bytes.len() - seq_len);
         let last = windows.len() - 1;
-        let Batch { x, y } = windows.batch(&[0, last]).unwrap();
+        let Batch { x, y, .. } = windows.batch(&[0, last]).unwrap();
         let (x, y) = (ints(&x), ints(&y));
         prop_assert_eq!(&x[1..seq_len], &y[..seq_len - 1]);
         prop_assert_eq!(y[2 * seq_len - 1], i32::from(bytes[bytes.len() - 1]));
@@ -142,7 +142,7 @@ fn evaluation_reads_every_row_in_order_with_a_smaller_last_batch() -> Result<()>
 fn chunks_predict_each_byte_once() -> Result<()> {
     let chunks = Text::new("abcdefgh", "a test").chunks(3)?;
     assert_eq!(chunks.len(), 2); // 8 bytes: "abc" and "def" predict "bcd" and "efg"
-    let Batch { x, y } = chunks.batch(&[0, 1])?;
+    let Batch { x, y, .. } = chunks.batch(&[0, 1])?;
     assert_eq!(ints(&x), b"abcdef".map(i32::from));
     assert_eq!(ints(&y), b"bcdefg".map(i32::from));
     Ok(())

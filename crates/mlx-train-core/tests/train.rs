@@ -184,7 +184,7 @@ fn twenty_steps_follow_python_mlx() -> Result<()> {
     let (mut losses, mut norms) = (vec![], vec![]);
     for index in 0..20 {
         let index = Array::from_int(index);
-        let batch = Batch { x: x.take_axis(&index, 0)?, y: y.take_axis(&index, 0)? };
+        let batch = Batch::new(x.take_axis(&index, 0)?, y.take_axis(&index, 0)?);
         let output = step(&mut model, &mut state, vec![batch], Some(1.0))?;
         losses.push(output.loss.value);
         norms.push(output.grad_norm);
@@ -229,7 +229,7 @@ fn unequal_micro_batches_give_the_update_of_one_large_batch() -> Result<()> {
 fn masked_micro_batches_count_for_nothing() -> Result<()> {
     let data = xor()?;
     let all = data.batch(&[0, 1, 2, 3])?;
-    let masked = Batch { x: all.x.clone(), y: Array::from_slice(&[IGNORED; 4], &[4]) };
+    let masked = Batch::new(all.x.clone(), Array::from_slice(&[IGNORED; 4], &[4]));
     let train = |batches| -> Result<Array> {
         let mut model = Mlp::new(2, 2, Task::Classification)?;
         let mut state = TrainState::new(&model, &AdamW::default(), 0)?;
@@ -301,7 +301,7 @@ fn bf16_models_stay_bf16_through_training() -> Result<()> {
     let (x, y) = (data.features().as_dtype(Dtype::Bfloat16)?, data.targets().clone());
     let mut state = TrainState::new(&model, &AdamW::default(), 0)?;
     for _ in 0..10 {
-        let batch = Batch { x: x.clone(), y: y.clone() };
+        let batch = Batch::new(x.clone(), y.clone());
         let output = step(&mut model, &mut state, vec![batch.clone(), batch], Some(1.0))?;
         assert_eq!(output.grad_norm.dtype(), Dtype::Float32);
     }

@@ -1,6 +1,6 @@
 //! Rows that are arrays already.
 
-use super::{Batch, DataError, Dataset, Permutation, batch::check_rows, split::num_training};
+use super::{Batch, DataError, Dataset, Permutation, dataset::check_rows, split::num_training};
 use crate::Result;
 use mlx_rs::Array;
 
@@ -74,7 +74,7 @@ impl InMemory {
         let order = Permutation::new(self.len(), seed, u64::MAX);
         let part = |positions: std::ops::Range<usize>| -> Result<Self> {
             let rows: Vec<usize> = positions.map(|position| order.at(position)).collect();
-            let Batch { x, y } = self.batch(&rows)?;
+            let Batch { x, y, .. } = self.batch(&rows)?;
             mlx_rs::transforms::eval([&x, &y])?;
             Self::new(x, y)
         };
@@ -92,6 +92,6 @@ impl Dataset for InMemory {
         let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
         let rows = Array::from_slice(&rows, &[rows.len() as i32]);
         let (x, y) = (self.features.take_axis(&rows, 0)?, self.targets.take_axis(&rows, 0)?);
-        Ok(Batch { x, y })
+        Ok(Batch::new(x, y))
     }
 }

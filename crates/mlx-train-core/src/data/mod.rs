@@ -4,7 +4,7 @@
 //! order of a whole run follows from a seed, and one number says how far the run has come, so a
 //! position is saved and restored without reading the data again.
 
-mod batch;
+mod dataset;
 mod error;
 pub mod idx;
 mod in_memory;
@@ -13,7 +13,8 @@ mod split;
 mod stream;
 mod text;
 
-pub use batch::{Batch, Dataset};
+pub use crate::batch::Batch;
+pub use dataset::Dataset;
 pub use error::DataError;
 pub use in_memory::InMemory;
 pub use permutation::Permutation;

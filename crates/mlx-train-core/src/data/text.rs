@@ -1,6 +1,6 @@
 //! Text as a sequence of bytes, for language models with a vocabulary of 256.
 
-use super::{Batch, DataError, Dataset, batch::check_rows, split::num_training};
+use super::{Batch, DataError, Dataset, dataset::check_rows, split::num_training};
 use crate::{Result, file::FileError};
 use mlx_rs::Array;
 use std::{fmt, fs, ops::Range, path::Path, sync::Arc};
@@ -130,7 +130,7 @@ impl Dataset for Windows {
                 .collect();
             Array::from_slice(&tokens, &[rows.len() as i32, self.seq_len as i32])
         };
-        Ok(Batch { x: tokens(0), y: tokens(1) })
+        Ok(Batch::new(tokens(0), tokens(1)))
     }
 }
 

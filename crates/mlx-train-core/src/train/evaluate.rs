@@ -77,7 +77,7 @@ where
     let mut means = vec![Mean::default(); metrics.len()];
     for batch in data::batches(dataset, batch_size) {
         let batch = batch?;
-        loss.add(&model.loss_fn(&batch.x, &batch.y)?)?;
+        loss.add(&model.batch_loss(&batch)?)?;
         for (mean, metric) in means.iter_mut().zip(&mut *metrics) {
             mean.add(&(metric.measure)(model, &batch)?)?;
         }

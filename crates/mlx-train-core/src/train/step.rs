@@ -186,7 +186,7 @@ impl Gradients {
     {
         let loss = |parameters: &[Array]| -> Result<Vec<Array>> {
             parameters::set(model, names, parameters)?;
-            let Loss { value, weight } = rng::scope(key, || model.loss_fn(&batch.x, &batch.y))?;
+            let Loss { value, weight } = rng::scope(key, || model.batch_loss(batch))?;
             Ok(vec![value, weight])
         };
         let argnums: Vec<usize> = (0..parameters.len()).collect();

@@ -143,5 +143,5 @@ fn check_data(settings: &Settings, data: &Data, model: &mut dyn BaseModel) -> Re
     let batch = data.training.batch(&rows)?;
     // Layers with a mode of their own would count this batch among those that they were trained on.
     model.training_mode(false);
-    model.loss_fn(&batch.x, &batch.y).map(drop)
+    model.batch_loss(&batch).map(drop)
 }

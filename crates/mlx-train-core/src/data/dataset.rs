@@ -1,17 +1,7 @@
-//! Batches and what they are taken from.
+//! What batches are taken from.
 
-use crate::Result;
-use mlx_rs::Array;
+use crate::{Result, batch::Batch};
 use std::{fmt::Debug, rc::Rc, sync::Arc};
-
-/// Inputs and targets of a few rows.
-#[derive(Debug, Clone)]
-pub struct Batch {
-    /// Inputs `(B, ...)`: features, or tokens int32.
-    pub x: Array,
-    /// Targets `(B, ...)`: values, class labels int32, or the tokens that follow, int32.
-    pub y: Array,
-}
 
 /// Rows of data, in any order and as often as asked for.
 ///

@@ -1,0 +1,29 @@
+//! A batch: the inputs and targets of a few rows, as a model's loss takes them.
+
+use mlx_rs::Array;
+
+/// Inputs and targets of a few rows.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Batch {
+    /// Inputs `(B, ...)`: features, or tokens int32.
+    pub x: Array,
+    /// Targets `(B, ...)`: values, class labels int32, or the tokens that follow, int32.
+    pub y: Array,
+    /// Which document each token of a packed row belongs to, `(B, T)` int32: a token must not attend
+    /// to another document. `None` when a row is one document.
+    pub segments: Option<Array>,
+}
+
+impl Batch {
+    /// Inputs and targets `(B, ...)` whose rows are one document each.
+    pub fn new(x: Array, y: Array) -> Self {
+        Self { x, y, segments: None }
+    }
+
+    /// Says which document each token belongs to: `(B, T)` int32.
+    #[must_use]
+    pub fn with_segments(self, segments: Array) -> Self {
+        Self { segments: Some(segments), ..self }
+    }
+}
