@@ -12,13 +12,14 @@
 
 use clap::Parser;
 use mlx_train::{
+    chart::Chart,
     data::idx,
     models::mlp::MlpConfig,
     prelude::*,
     profile::Memory,
     run::{RunFolder, config_text},
     summary::Summary,
-    train::{Curve, accuracy},
+    train::accuracy,
 };
 use std::{path::PathBuf, time::Instant};
 
@@ -90,7 +91,7 @@ fn main() -> Result<()> {
         .on_event(|event| progress.show(event))
         .run(&training)?;
 
-    folder.finish(model.as_ref(), &history, &Curve::new(&history).title("MLP on digits"))?;
+    folder.finish(model.as_ref(), &history, &Chart::loss("MLP on digits", &history))?;
     let summary = Summary::new("MLP on handwritten digits")
         .history(&history, began.elapsed(), Memory::now()?.peak_bytes)
         .row("run folder", folder.path().display());

@@ -12,6 +12,7 @@
 
 use clap::Parser;
 use mlx_train::{
+    chart::Chart,
     data::bigram_entropy,
     generate::{GenerateOptions, Sampler, generate},
     models::transformer::TransformerConfig,
@@ -19,7 +20,6 @@ use mlx_train::{
     profile::Memory,
     run::{RunFolder, config_text},
     summary::Summary,
-    train::Curve,
 };
 use std::{
     fs,
@@ -147,9 +147,8 @@ fn main() -> Result<()> {
         .on_event(|event| progress.show(event))
         .run(training.windows(seq_len)?)?;
 
-    let curve = Curve::new(&history)
-        .title("Transformer on text")
-        .loss_unit("nats per byte")
+    let curve = Chart::loss("Transformer on text", &history)
+        .axes("step", "loss (nats per byte)")
         .reference("bigram entropy", bigram);
     folder.finish(model.as_ref(), &history, &curve)?;
     let summary = Summary::new("Transformer on text")

@@ -1,6 +1,7 @@
 //! The code of the book, chapter by chapter; `docs/src/*.md` include it by its anchors.
 
 use mlx_train::{
+    chart::Chart,
     config::Format,
     data::{Batch, Dataset, InMemory},
     generate::{GenerateOptions, Sampler, generate},
@@ -8,7 +9,7 @@ use mlx_train::{
     models::{mlp::MlpConfig, transformer::TransformerConfig},
     prelude::*,
     store::{LoadOptions, load_weights, save_weights},
-    train::{Curve, Event, accuracy},
+    train::{Event, accuracy},
 };
 use std::ops::ControlFlow;
 
@@ -154,7 +155,7 @@ fn training() -> Result<()> {
             }
         })
         .run(HalfPlanes)?;
-    Curve::new(&history).title("Half planes").save(folder.path().join("loss.svg"))?;
+    Chart::loss("Half planes", &history).save(folder.path().join("loss.svg"))?;
     // ANCHOR_END: train
     let evaluation = history.last_held_out().ok_or_else(|| Error::message("no evaluation"))?;
     assert!(evaluation.metrics[0].1 > 0.9, "{evaluation:?}");

@@ -57,6 +57,9 @@ pub enum Error {
     /// A training run that cannot start or go on.
     #[error(transparent)]
     Train(#[from] crate::train::TrainError),
+    /// A chart that cannot be drawn.
+    #[error(transparent)]
+    Chart(#[from] crate::chart::ChartError),
     /// Anything that has no room of its own, with its whole message.
     #[error("{0}")]
     Message(String),

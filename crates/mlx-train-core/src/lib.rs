@@ -35,6 +35,8 @@ pub mod store;
 
 pub mod train;
 
+pub mod chart;
+
 #[doc(hidden)]
 pub mod parameters;
 

@@ -89,7 +89,7 @@ pub use mlx_train_core::__private::mlx_rs;
 /// JSON and TOML values, which [`registry::ModelEntry::build`] takes as configs.
 pub use mlx_train_core::__private::{serde_json, toml};
 pub use mlx_train_core::{
-    Array, Error, ModuleParameters, Result, assert_dtype, assert_same_shape, assert_shape,
+    Array, Error, ModuleParameters, Result, assert_dtype, assert_same_shape, assert_shape, chart,
     config::{self, ModelConfig},
     data, error, ffi, file, generate, loss, model, nn, optim, profile, register_model,
     registry::{self, ModelRegistry},

@@ -2,12 +2,13 @@
 
 use crate::{
     Error, Result,
+    chart::Chart,
     config::ModelConfig,
     file::FileError,
     model::BaseModel,
     registry::{ModelEntry, ResolvedConfig},
     store::{save_weights, write_whole},
-    train::{Curve, History, TrainConfig},
+    train::{History, TrainConfig},
 };
 use serde_json::json;
 use std::{
@@ -99,15 +100,10 @@ impl RunFolder {
     ///
     /// # Errors
     /// When the disk or MLX fails.
-    pub fn finish(
-        &self,
-        model: &dyn BaseModel,
-        history: &History,
-        curve: &Curve<'_>,
-    ) -> Result<()> {
+    pub fn finish(&self, model: &dyn BaseModel, history: &History, curve: &Chart) -> Result<()> {
         write_whole(self.metrics(), metrics(history))?;
         // A run of a single report has no line to draw.
-        if history.training.len() > 1 {
+        if curve.has_line() {
             for extension in ["png", "svg"] {
                 curve.save(self.curve(extension))?;
             }

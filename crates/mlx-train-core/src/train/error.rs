@@ -1,7 +1,5 @@
 //! Why a training run cannot start, or stops.
 
-use std::path::PathBuf;
-
 /// A training run that cannot start or go on.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -42,12 +40,4 @@ pub enum TrainError {
         "the held-out data has no target that counts: give data whose targets are not all masked"
     )]
     NothingEvaluated,
-    /// A curve that cannot be drawn.
-    #[error("cannot draw the curve {}: {problem}", path.display())]
-    Curve {
-        /// The file that was to be written.
-        path: PathBuf,
-        /// What is wrong, and what to do.
-        problem: String,
-    },
 }

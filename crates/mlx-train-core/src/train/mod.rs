@@ -4,7 +4,6 @@
 //! [`train_step`], [`evaluate`]) with which anyone can write another one.
 
 mod config;
-mod curve;
 mod error;
 mod evaluate;
 mod events;
@@ -14,7 +13,6 @@ mod step;
 mod trainer;
 
 pub use config::TrainConfig;
-pub use curve::Curve;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Metric, accuracy, evaluate};
 pub use events::{Event, Finished, Started, StepReport};

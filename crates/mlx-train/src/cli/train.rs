@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    chart::Chart,
     mlx_rs::{memory::memory_limit, module::ModuleParamRef},
     model::BaseModel,
     profile::{Bytes, Memory},
@@ -16,7 +17,7 @@ use crate::{
     rng,
     run::RunFolder,
     summary::Summary,
-    train::{Curve, Trainer, accuracy},
+    train::{Trainer, accuracy},
 };
 use std::{io::Write, path::PathBuf, time::Instant};
 
@@ -69,7 +70,7 @@ impl Run {
 
         let name = settings.model.model().name();
         let peak_bytes = Memory::now()?.peak_bytes;
-        let mut curve = Curve::new(&history).title(name);
+        let mut curve = Chart::loss(name, &history);
         let mut summary =
             Summary::new(format!("Trained {name}")).history(&history, began.elapsed(), peak_bytes);
         if let Some((label, loss)) = data.reference {
