@@ -112,8 +112,11 @@ fn main() -> Result<()> {
     let text = Text::new(include_str!("custom_model.rs"), "this file").windows(64)?;
     let config = TrainConfig { steps: 200, batch_size: 8, ..TrainConfig::default() };
     let progress = Progress::new("bytes");
-    let history = Trainer::new(&mut model, config)?.on_event(|e| progress.show(e)).run(text)?;
-    println!("final loss: {:.3} nats per byte", history.training.last().map_or(0.0, |p| p.loss));
+    let trained = Trainer::new(&mut model, config)?.on_event(|e| progress.show(e)).run(text)?;
+    println!(
+        "final loss: {:.3} nats per byte",
+        trained.history.training.last().map_or(0.0, |p| p.loss)
+    );
     Ok(())
 }
 // ANCHOR_END: train

@@ -89,7 +89,8 @@ fn main() -> Result<()> {
         .evaluate_on(&held_out)
         .metric("accuracy", accuracy)
         .on_event(|event| progress.show(event))
-        .run(&training)?;
+        .run(&training)?
+        .history;
 
     folder.finish(model.as_ref(), &history, &Chart::loss("MLP on digits", &history))?;
     let summary = Summary::new("MLP on handwritten digits")

@@ -145,7 +145,8 @@ fn main() -> Result<()> {
     let history = Trainer::new(&mut model, config)?
         .evaluate_on(&held_out_chunks)
         .on_event(|event| progress.show(event))
-        .run(training.windows(seq_len)?)?;
+        .run(training.windows(seq_len)?)?
+        .history;
 
     let curve = Chart::loss("Transformer on text", &history)
         .axes("step", "loss (nats per byte)")

@@ -146,7 +146,7 @@ fn training() -> Result<()> {
     let mut model = rng::scope(&rng::key(1)?, || ModelRegistry::get_model("mlp")?.build(sizes))?;
     // ANCHOR: train
     let config = TrainConfig { steps: 150, learning_rate: 0.02, ..TrainConfig::default() };
-    let history = Trainer::new(&mut model, config)?
+    let trained = Trainer::new(&mut model, config)?
         .evaluate_on(&HalfPlanes)
         .metric("accuracy", accuracy)
         .on_event(|event| {
@@ -155,9 +155,10 @@ fn training() -> Result<()> {
             }
         })
         .run(HalfPlanes)?;
-    Chart::loss("Half planes", &history).save(folder.path().join("loss.svg"))?;
+    Chart::loss("Half planes", &trained.history).save(folder.path().join("loss.svg"))?;
     // ANCHOR_END: train
-    let evaluation = history.last_held_out().ok_or_else(|| Error::message("no evaluation"))?;
+    let evaluation =
+        trained.history.last_held_out().ok_or_else(|| Error::message("no evaluation"))?;
     assert!(evaluation.metrics[0].1 > 0.9, "{evaluation:?}");
     Ok(())
 }

@@ -43,6 +43,18 @@ pub trait BaseModel: ModuleParameters + Debug {
         }
     }
 
+    /// The loss of a whole batch with the outputs that it was computed from: what an evaluation with
+    /// metrics calls.
+    ///
+    /// As it is, it computes the outputs a second time. A model whose loss is one function of its
+    /// outputs overrides it, and [`BaseModel::loss_fn`] takes the loss from here.
+    ///
+    /// # Errors
+    /// As [`BaseModel::batch_loss`] and [`BaseModel::forward`].
+    fn loss_and_outputs(&mut self, batch: &Batch) -> Result<(Loss, Array)> {
+        Ok((self.batch_loss(batch)?, self.forward(&batch.x)?))
+    }
+
     /// Tells layers that keep a mode of their own (mlx-rs's `BatchNorm`, say) whether they train.
     ///
     /// The engine's own layers need no call: they train inside of a [`crate::rng::scope`].
@@ -65,6 +77,10 @@ impl BaseModel for Box<dyn BaseModel> {
 
     fn batch_loss(&mut self, batch: &Batch) -> Result<Loss> {
         self.as_mut().batch_loss(batch)
+    }
+
+    fn loss_and_outputs(&mut self, batch: &Batch) -> Result<(Loss, Array)> {
+        self.as_mut().loss_and_outputs(batch)
     }
 
     fn training_mode(&mut self, training: bool) {

@@ -18,8 +18,8 @@ use mlx_train_core::{
     profile::Memory,
     rng,
     train::{
-        Evaluation, Event, History, StepOutput, TrainConfig, TrainError, TrainState, Trainer,
-        accuracy, evaluate, train_step,
+        EarlyStoppingConfig, Evaluation, Event, History, Metric, Outcome, StepOutput, StopReason,
+        StopSignal, TrainConfig, TrainError, TrainState, Trainer, accuracy, evaluate, train_step,
     },
 };
 use parity::{assert_close, run, take};
@@ -120,7 +120,8 @@ fn a_boxed_model_learns_xor() -> Result<()> {
     let history = Trainer::new(&mut model, config(200))?
         .evaluate_on(&data)
         .metric("accuracy", accuracy)
-        .run(&data)?;
+        .run(&data)?
+        .history;
     let Evaluation { loss, num_targets, metrics } = history.last_held_out().unwrap();
     assert!(*loss < 0.05, "loss {loss}");
     assert_eq!(*num_targets as usize, 4);
@@ -136,7 +137,7 @@ fn one_seed_gives_one_run_and_another_seed_another() -> Result<()> {
         let mut model = Mlp::new(1, 1, Task::Regression)?;
         model.dropout = Dropout::new(0.3)?;
         let config = TrainConfig { seed, accumulation: 2, ..config(15) };
-        Ok::<_, Error>(losses(&Trainer::new(&mut model, config)?.run(waves(50)?)?))
+        Ok::<_, Error>(losses(&Trainer::new(&mut model, config)?.run(waves(50)?)?.history))
     };
     let first = run(1)?;
     assert_eq!(first, run(1)?);
@@ -150,7 +151,7 @@ fn the_seed_decides_the_order_of_rows_and_the_draws_of_dropout() -> Result<()> {
         let mut model = Mlp::new(1, 1, Task::Regression)?;
         model.dropout = Dropout::new(dropout)?;
         let config = TrainConfig { seed, ..config(3) };
-        Ok::<_, Error>(losses(&Trainer::new(&mut model, config)?.run(waves(rows)?)?))
+        Ok::<_, Error>(losses(&Trainer::new(&mut model, config)?.run(waves(rows)?)?.history))
     };
     assert_ne!(run(0.0, 50, 1)?, run(0.0, 50, 2)?, "the order of rows");
     // One row has one order.
@@ -404,7 +405,7 @@ fn a_config_file_says_how_to_train() -> Result<()> {
         ..TrainConfig::default()
     };
     assert_eq!(config, expected);
-    assert_eq!(config.learning_rates()?.at(5).to_bits(), config.learning_rate.to_bits());
+    assert_eq!(config.learning_rates(50)?.at(5).to_bits(), config.learning_rate.to_bits());
 
     let refused =
         TrainConfig::parse("schedule = \"cosin\"\nbeta1 = 1.0", Format::Toml).unwrap_err();
@@ -438,7 +439,8 @@ fn events_come_in_order_with_their_numbers() -> Result<()> {
                 _ => panic!("{event:?}"),
             });
         })
-        .run(&data)?;
+        .run(&data)?
+        .history;
     assert_eq!(
         seen,
         [
@@ -474,7 +476,7 @@ fn every_setting_of_the_config_reaches_the_optimizer_and_the_schedule() -> Resul
     let schedule = Schedule::new(Decay::Cosine, 0.03, 0.003, 2, 6)?;
     let (data, max_grad_norm) = (waves(8)?, config.max_grad_norm);
     let mut model = Mlp::new(1, 1, Task::Regression)?;
-    let history = Trainer::new(&mut model, config)?.run(&data)?;
+    let history = Trainer::new(&mut model, config)?.run(&data)?.history;
     let rates: Vec<_> = history.training.iter().map(|point| point.learning_rate).collect();
     assert_eq!(rates, (0..6).map(|step| schedule.at(step)).collect::<Vec<_>>());
 
@@ -521,12 +523,180 @@ fn layers_are_told_to_train_in_steps_and_not_in_evaluations_nor_after() -> Resul
     let data = waves(8)?;
     let config = TrainConfig { eval_every: 1, ..config(2) };
     Trainer::new(&mut model, config)?.evaluate_on(&data).run(&data)?;
-    assert_eq!(model.seen, [true, false, true, false]);
+    // The first is the look at the held-out data before anything is trained.
+    assert_eq!(model.seen, [false, true, false, true, false]);
     assert!(!model.trains);
 
     model.training_mode(true);
     evaluate(&mut model, &data, 8, &mut [])?;
     assert_eq!(model.seen.last(), Some(&false));
+    Ok(())
+}
+
+#[test]
+fn loss_and_metrics_come_from_one_forward_pass_where_the_model_can() -> Result<()> {
+    /// A scale that counts its forward passes.
+    #[derive(Debug, mlx_train_core::ModuleParameters)]
+    struct Counting {
+        #[param]
+        scale: Param<Array>,
+        passes: usize,
+    }
+    impl BaseModel for Counting {
+        fn forward(&mut self, x: &Array) -> Result<Array> {
+            self.passes += 1;
+            Ok(x.multiply(&*self.scale)?)
+        }
+        fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
+            loss::mse(&self.forward(x)?, y)
+        }
+        fn loss_and_outputs(&mut self, batch: &Batch) -> Result<(Loss, Array)> {
+            let outputs = self.forward(&batch.x)?;
+            Ok((loss::mse(&outputs, &batch.y)?, outputs))
+        }
+    }
+    let mut model = Counting { scale: Param::new(Array::from_f32(1.0)), passes: 0 };
+    let mut metrics =
+        [Metric::new("again", |outputs: &Array, batch: &Batch| loss::mse(outputs, &batch.y))];
+    let evaluation = evaluate(&mut model, &waves(8)?, 8, &mut metrics)?;
+    assert_eq!(model.passes, 1);
+    assert_eq!(evaluation.metrics[0].1.to_bits(), evaluation.loss.to_bits());
+    Ok(())
+}
+
+#[test]
+fn epochs_train_on_every_row_equally_often_and_apply_the_last_window() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let mut targets = vec![];
+    // 2 epochs of 11 rows: windows of 3 micro-batches of 2 rows, and at the end one of 2 and 2.
+    let config = TrainConfig { epochs: Some(2), batch_size: 2, accumulation: 3, ..config(999) };
+    let trained = Trainer::new(&mut model, config)?
+        .on_event(|event| {
+            if let Event::Step(report) = event {
+                targets.push((report.step, report.steps, report.num_targets as u64));
+            }
+        })
+        .run(waves(11)?)?;
+    assert_eq!(targets, [(1, 4, 6), (2, 4, 6), (3, 4, 6), (4, 4, 4)]);
+    assert_eq!((trained.step, trained.outcome), (4, Outcome::Completed));
+    Ok(())
+}
+
+#[test]
+fn a_warm_up_that_is_longer_than_the_epochs_is_refused() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let config = TrainConfig { epochs: Some(1), warmup_steps: 3, ..config(1) };
+    let message = Trainer::new(&mut model, config)?.run(waves(16)?).unwrap_err().to_string();
+    assert!(message.contains("warmup_steps is 3 and the run has 2 steps"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn a_run_that_is_asked_to_stop_finishes_its_step() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let stop = StopSignal::new();
+    let trained = Trainer::new(&mut model, config(100))?
+        .stop_on(stop.clone())
+        .on_event(|event| {
+            if matches!(event, Event::Step(report) if report.step == 3) {
+                stop.request();
+            }
+        })
+        .run(waves(8)?)?;
+    // The signal came while step 3 was told, so step 4 is the one to finish.
+    assert_eq!(trained.step, 4);
+    let stopped = Outcome::Stopped { reason: StopReason::Signal, checkpoint: None };
+    assert_eq!(trained.outcome, stopped);
+    assert_eq!(trained.history.training.last().unwrap().step, 4);
+    Ok(())
+}
+
+#[test]
+fn a_run_stops_when_its_time_is_over() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let config = TrainConfig { max_minutes: Some(0.0), ..config(100) };
+    let trained = Trainer::new(&mut model, config)?.run(waves(8)?)?;
+    let stopped = Outcome::Stopped { reason: StopReason::MaxMinutes, checkpoint: None };
+    assert_eq!((trained.step, trained.outcome), (1, stopped));
+    Ok(())
+}
+
+#[test]
+fn a_run_stops_early_when_its_metric_gets_no_better() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let data = waves(8)?;
+    let early_stopping = EarlyStoppingConfig { patience: 2, ..Default::default() };
+    // Learning rate 0: the first evaluation is the best.
+    let config = TrainConfig {
+        learning_rate: 0.0,
+        eval_every: 3,
+        early_stopping: Some(early_stopping),
+        ..config(100)
+    };
+    let mut told = None;
+    let trained = Trainer::new(&mut model, config.clone())?
+        .evaluate_on(&data)
+        .on_event(|event| {
+            if let Event::StoppedEarly { step, best, .. } = event {
+                told = Some((*step, best.step));
+            }
+        })
+        .run(&data)?;
+    assert_eq!(told, Some((9, 3)));
+    let stopped = Outcome::Stopped { reason: StopReason::EarlyStopping, checkpoint: None };
+    assert_eq!((trained.step, trained.outcome), (9, stopped));
+
+    let refused = Trainer::new(&mut model, config)?.run(&data).unwrap_err();
+    assert!(
+        refused.to_string().contains("`early_stopping` watches the held-out data"),
+        "{refused}"
+    );
+    Ok(())
+}
+
+#[test]
+fn held_out_data_that_cannot_be_evaluated_is_noticed_before_the_first_step() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let before = model.parameter("second.weight");
+    let wrong = InMemory::new(Array::zeros::<f32>(&[4, 2])?, Array::zeros::<f32>(&[4, 1])?)?;
+    let run = Trainer::new(&mut model, config(5))?.evaluate_on(&wrong).run(waves(8)?);
+    assert!(run.is_err());
+    assert_close("second.weight", &model.parameter("second.weight"), &before, 0.0, 0.0);
+    Ok(())
+}
+
+#[test]
+fn a_spike_of_the_loss_is_told_at_its_step() -> Result<()> {
+    /// Rows of which one has a target that is far off.
+    #[derive(Debug)]
+    struct OneOutlier(InMemory);
+    impl Dataset for OneOutlier {
+        fn len(&self) -> usize {
+            40
+        }
+        fn batch(&self, rows: &[usize]) -> Result<Batch> {
+            let Batch { x, y, .. } = self.0.batch(rows)?;
+            let far = if rows.contains(&17) { 1e3 } else { 0.0 };
+            Ok(Batch::new(x, y.add(Array::from_f32(far))?))
+        }
+    }
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let (mut spikes, mut losses) = (vec![], vec![]);
+    let config = TrainConfig { batch_size: 1, learning_rate: 1e-5, ..config(80) };
+    let data = OneOutlier(waves(40)?);
+    Trainer::new(&mut model, config)?
+        .on_event(|event| match event {
+            Event::Spike(spike) => spikes.push(*spike),
+            Event::Step(report) => losses.push(report.loss),
+            _ => {}
+        })
+        .run(data)?;
+    // Each epoch has the row once; nothing is known of what is typical in the first few steps.
+    assert!((1..=2).contains(&spikes.len()), "{spikes:?}");
+    for spike in spikes {
+        assert!(spike.loss > 1e5 && spike.median < 10.0, "{spike:?}");
+        assert_eq!(spike.loss.to_bits(), losses[spike.step as usize - 1].to_bits());
+    }
     Ok(())
 }
 

@@ -45,8 +45,8 @@
 //!     let x = Array::from_slice(&[0.0_f32, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0], &[4, 2]);
 //!     let y = Array::from_slice(&[1.0_f32, 3.0, 2.0, 4.0], &[4, 1]); // 1 + a + 2 b
 //!     let config = TrainConfig { steps: 300, batch_size: 4, learning_rate: 0.1, ..Default::default() };
-//!     let history = Trainer::new(&mut model, config)?.run(InMemory::new(x, y)?)?;
-//!     assert!(history.training.last().is_some_and(|point| point.loss < 0.01));
+//!     let trained = Trainer::new(&mut model, config)?.run(InMemory::new(x, y)?)?;
+//!     assert!(trained.history.training.last().is_some_and(|point| point.loss < 0.01));
 //!     Ok(())
 //! }
 //! ```

@@ -40,13 +40,13 @@ impl Progress {
     pub fn show(&self, event: &Event<'_>) {
         match event {
             Event::Started(started) => {
-                self.bar.set_length(started.config.steps);
+                self.bar.set_length(started.steps);
                 self.line(&format!(
                     "training {} of {} parameters on {} rows for {} steps",
                     grouped(started.num_trainable),
                     grouped(started.num_parameters),
                     grouped(started.num_rows as u64),
-                    grouped(started.config.steps),
+                    grouped(started.steps),
                 ));
                 if stderr().is_terminal() {
                     self.bar.set_draw_target(ProgressDrawTarget::stderr());

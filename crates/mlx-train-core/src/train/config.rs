@@ -1,5 +1,6 @@
 //! The settings of a training run.
 
+use super::{EarlyStoppingConfig, SpikeConfig, TrainError};
 use crate::{
     Result,
     config::ModelConfig,
@@ -10,9 +11,15 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, ModelConfig)]
 #[config(validate = Self::check)]
 pub struct TrainConfig {
-    /// How many times the parameters are updated.
+    /// How many times the parameters are updated, unless `epochs` says it.
     #[config(default = 1000, range = 1..)]
     pub steps: u64,
+    /// How many times every row is trained on, in the place of `steps`.
+    #[config(range = 1..)]
+    pub epochs: Option<u64>,
+    /// After how many minutes the run stops, finished or not; null is never.
+    #[config(range = 0.0..)]
+    pub max_minutes: Option<f64>,
     /// How many rows one micro-batch has; a step sees this times `accumulation`.
     #[config(default = 32, range = 1..=1_048_576)]
     pub batch_size: usize,
@@ -54,20 +61,46 @@ pub struct TrainConfig {
     /// After how many steps the held-out data is evaluated; 0 is at the end alone.
     #[config(default = 0)]
     pub eval_every: u64,
+    /// How many held-out batches are evaluated before the first step, to find mistakes early.
+    #[config(default = 1, range = 0..)]
+    pub sanity_batches: usize,
+    /// When the run stops because a metric gets no better; null is never.
+    pub early_stopping: Option<EarlyStoppingConfig>,
+    /// Which losses are reported as spikes.
+    pub spike: SpikeConfig,
 }
 
 impl TrainConfig {
-    /// The learning rate over the steps of the run.
+    /// How many steps the run has on data of `num_rows` rows.
+    ///
+    /// With `epochs`, the last step may have fewer micro-batches than the others, and the last of these
+    /// fewer rows: every row is trained on as often as every other.
+    pub fn total_steps(&self, num_rows: usize) -> u64 {
+        let rows_per_step = self.batch_size.saturating_mul(self.accumulation) as u64;
+        self.total_rows(num_rows).map_or(self.steps, |rows| rows.div_ceil(rows_per_step.max(1)))
+    }
+
+    /// How many rows the run sees, if it ends with an epoch.
+    pub(super) fn total_rows(&self, num_rows: usize) -> Option<u64> {
+        self.epochs.map(|epochs| epochs.saturating_mul(num_rows as u64))
+    }
+
+    /// The learning rate over the `total_steps` of the run.
     ///
     /// # Errors
-    /// [`crate::optim::OptimError`] when the rates are out of range.
-    pub fn learning_rates(&self) -> Result<Schedule> {
+    /// [`crate::optim::OptimError`] when the rates are out of range; [`TrainError::LongWarmup`] when the
+    /// learning rate never arrives.
+    pub fn learning_rates(&self, total_steps: u64) -> Result<Schedule> {
+        let &Self { warmup_steps, .. } = self;
+        if warmup_steps > total_steps {
+            return Err(TrainError::LongWarmup { warmup_steps, total_steps }.into());
+        }
         Schedule::new(
             self.schedule,
             self.learning_rate,
             self.final_learning_rate,
-            self.warmup_steps,
-            self.steps,
+            warmup_steps,
+            total_steps,
         )
     }
 
@@ -90,7 +123,8 @@ impl TrainConfig {
                 "final_learning_rate ({final_learning_rate}) must not be above learning_rate ({learning_rate})"
             ));
         }
-        if warmup_steps > steps {
+        // With epochs, the number of steps is known when the data is.
+        if self.epochs.is_none() && warmup_steps > steps {
             return Err(format!(
                 "warmup_steps ({warmup_steps}) must not be above steps ({steps}), or the learning rate never arrives"
             ));

@@ -16,6 +16,33 @@ pub enum TrainError {
         /// The name in weight files.
         name: String,
     },
+    /// A learning rate that never arrives at its peak.
+    #[error(
+        "warmup_steps is {warmup_steps} and the run has {total_steps} steps, so the learning rate never \
+         arrives: lower warmup_steps, or train for more epochs"
+    )]
+    LongWarmup {
+        /// The setting.
+        warmup_steps: u64,
+        /// How many steps the epochs have.
+        total_steps: u64,
+    },
+    /// A setting names a metric that is not measured.
+    #[error("`{setting}` is `{name}`, which no evaluation measures; it measures {known}")]
+    UnknownMetric {
+        /// The setting.
+        setting: String,
+        /// Its value.
+        name: String,
+        /// What it could be.
+        known: String,
+    },
+    /// A setting that needs held-out data, and there is none.
+    #[error("`{setting}` watches the held-out data, and there is none: give some, or remove it")]
+    NoHeldOut {
+        /// The setting.
+        setting: String,
+    },
     /// A step without data.
     #[error("a training step got no micro-batch: give it at least one")]
     NoBatch,

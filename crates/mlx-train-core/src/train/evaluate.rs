@@ -11,24 +11,25 @@ use mlx_rs::Array;
 use std::fmt;
 
 /// Something that is measured besides the loss, such as [`accuracy`].
-pub struct Metric<'a, M: ?Sized> {
+pub struct Metric<'a> {
     name: String,
-    measure: Box<MeasureFn<'a, M>>,
+    measure: Box<MeasureFn<'a>>,
 }
 
-type MeasureFn<'a, M> = dyn FnMut(&mut M, &Batch) -> Result<Loss> + 'a;
+type MeasureFn<'a> = dyn FnMut(&Array, &Batch) -> Result<Loss> + 'a;
 
-impl<'a, M: ?Sized> Metric<'a, M> {
-    /// A metric that is the mean of what `measure` returns, by its weight.
+impl<'a> Metric<'a> {
+    /// A metric that is the mean of what `measure` returns, by its weight. It is given the outputs of
+    /// the model for a batch, and the batch.
     pub fn new(
         name: impl Into<String>,
-        measure: impl FnMut(&mut M, &Batch) -> Result<Loss> + 'a,
+        measure: impl FnMut(&Array, &Batch) -> Result<Loss> + 'a,
     ) -> Self {
         Self { name: name.into(), measure: Box::new(measure) }
     }
 }
 
-impl<M: ?Sized> fmt::Debug for Metric<'_, M> {
+impl fmt::Debug for Metric<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metric").field("name", &self.name).finish_non_exhaustive()
     }
@@ -45,18 +46,40 @@ pub struct Evaluation {
     pub metrics: Vec<(String, f64)>,
 }
 
+impl Evaluation {
+    /// The loss by the name `loss`, or a metric by its name; errors say which `setting` asked for it.
+    ///
+    /// # Errors
+    /// [`TrainError::UnknownMetric`] with the names that there are.
+    pub fn named(&self, setting: &str, name: &str) -> Result<f64> {
+        if name == "loss" {
+            return Ok(self.loss);
+        }
+        let metric = self.metrics.iter().find(|(metric, _)| metric == name);
+        let unknown = || {
+            let names = self.metrics.iter().map(|(name, _)| name.as_str());
+            let known: Vec<_> =
+                ["loss"].into_iter().chain(names).map(|name| format!("`{name}`")).collect();
+            let (setting, name) = (setting.to_owned(), name.to_owned());
+            TrainError::UnknownMetric { setting, name, known: known.join(", ") }.into()
+        };
+        metric.map(|(_, value)| *value).ok_or_else(unknown)
+    }
+}
+
 /// The share of rows whose largest output is at the target: a metric of classifiers.
 ///
 /// Outputs `(..., C)`, targets `(...)` of an integer dtype; the value is a scalar `()` f32 in 0 to 1.
 ///
 /// # Errors
-/// What the model returns; when its outputs do not fit the targets.
-pub fn accuracy<M: BaseModel + ?Sized>(model: &mut M, batch: &Batch) -> Result<Loss> {
-    loss::accuracy(&model.forward(&batch.x)?, &batch.y, None)
+/// When the outputs do not fit the targets.
+pub fn accuracy(outputs: &Array, batch: &Batch) -> Result<Loss> {
+    loss::accuracy(outputs, &batch.y, None)
 }
 
 /// Evaluates a model on every row of a dataset, each mean by its weight.
 ///
+/// Loss and metrics come from one forward pass, where the model has [`BaseModel::loss_and_outputs`].
 /// There is no [`crate::rng::scope`], and [`BaseModel::training_mode`] is off and stays off.
 ///
 /// # Errors
@@ -66,20 +89,40 @@ pub fn evaluate<M, D>(
     model: &mut M,
     dataset: &D,
     batch_size: usize,
-    metrics: &mut [Metric<'_, M>],
+    metrics: &mut [Metric<'_>],
 ) -> Result<Evaluation>
 where
     M: BaseModel + ?Sized,
     D: Dataset + ?Sized,
 {
+    evaluate_batches(model, data::batches(dataset, batch_size), metrics)
+}
+
+/// Evaluates a model on these batches.
+pub(super) fn evaluate_batches<M: BaseModel + ?Sized>(
+    model: &mut M,
+    batches: impl Iterator<Item = Result<Batch>>,
+    metrics: &mut [Metric<'_>],
+) -> Result<Evaluation> {
     model.training_mode(false);
     let mut loss = Mean::default();
     let mut means = vec![Mean::default(); metrics.len()];
-    for batch in data::batches(dataset, batch_size) {
+    for batch in batches {
         let batch = batch?;
-        loss.add(&model.batch_loss(&batch)?)?;
-        for (mean, metric) in means.iter_mut().zip(&mut *metrics) {
-            mean.add(&(metric.measure)(model, &batch)?)?;
+        let mut values = Vec::with_capacity(1 + metrics.len());
+        if metrics.is_empty() {
+            values.push(model.batch_loss(&batch)?);
+        } else {
+            let (loss, outputs) = model.loss_and_outputs(&batch)?;
+            values.push(loss);
+            for metric in &mut *metrics {
+                values.push((metric.measure)(&outputs, &batch)?);
+            }
+        }
+        // One evaluation of all, or MLX would compute what they share again for each.
+        ffi::eval(values.iter().flat_map(|Loss { value, weight }| [value, weight]))?;
+        for (mean, value) in [&mut loss].into_iter().chain(&mut means).zip(&values) {
+            mean.add(value)?;
         }
     }
     if loss.weight <= 0.0 {
@@ -98,8 +141,8 @@ pub(super) struct Mean {
 }
 
 impl Mean {
+    /// Adds a mean that is evaluated.
     pub(super) fn add(&mut self, loss: &Loss) -> Result<()> {
-        ffi::eval([&loss.value, &loss.weight])?;
         self.add_number(number(&loss.value)?, number(&loss.weight)?);
         Ok(())
     }

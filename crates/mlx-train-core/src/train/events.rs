@@ -1,7 +1,8 @@
 //! What a run tells while it goes on. The engine prints nothing.
 
-use super::{Evaluation, History, TrainConfig};
+use super::{Best, Evaluation, History, Outcome, Spike, TrainConfig};
 use crate::profile::Memory;
+use std::path::Path;
 
 /// Something that happened in a training run.
 #[derive(Debug, Clone)]
@@ -9,6 +10,13 @@ use crate::profile::Memory;
 pub enum Event<'a> {
     /// The run begins.
     Started(Started<'a>),
+    /// The run goes on from a checkpoint; it comes after [`Event::Started`].
+    Resumed {
+        /// How many steps were taken before.
+        step: u64,
+        /// The folder of the checkpoint.
+        checkpoint: &'a Path,
+    },
     /// `log_every` steps are over, or the last one.
     Step(StepReport),
     /// The held-out data was evaluated.
@@ -20,6 +28,48 @@ pub enum Event<'a> {
         /// How long it took.
         seconds: f64,
     },
+    /// A step was computed and not applied, because its numbers were not finite.
+    Skipped(SkippedStep),
+    /// The loss of a step is far above those before it.
+    Spike(Spike),
+    /// The run went back to an earlier step, and on with other data.
+    RolledBack {
+        /// The step that failed.
+        from: u64,
+        /// How many steps are taken now.
+        to: u64,
+        /// Why, for people.
+        reason: &'a str,
+    },
+    /// A checkpoint is on disk, whole.
+    CheckpointSaved {
+        /// How many steps were taken before.
+        step: u64,
+        /// Its folder.
+        path: &'a Path,
+        /// How large it is.
+        bytes: u64,
+        /// How long it took to write, in the background.
+        seconds: f64,
+    },
+    /// A checkpoint could not be written; the run goes on, and earlier ones are as they were.
+    CheckpointFailed {
+        /// How many steps were taken before.
+        step: u64,
+        /// What was wrong, where, and what to do.
+        error: &'a str,
+    },
+    /// The metric of `early_stopping` got no better, and the run stops.
+    StoppedEarly {
+        /// How many steps were taken before.
+        step: u64,
+        /// What is watched.
+        metric: &'a str,
+        /// Its best value.
+        best: Best,
+    },
+    /// Something that is no error, and that a person should know.
+    Warning(&'a str),
     /// The run is over.
     Finished(Finished<'a>),
 }
@@ -29,6 +79,8 @@ pub enum Event<'a> {
 pub struct Started<'a> {
     /// The settings.
     pub config: &'a TrainConfig,
+    /// How many steps the run has, those before a resume included.
+    pub steps: u64,
     /// How many numbers the model has.
     pub num_parameters: u64,
     /// How many of them are trained.
@@ -46,18 +98,61 @@ pub struct StepReport {
     pub steps: u64,
     /// How many times the training data was seen.
     pub epochs: f64,
-    /// The mean training loss over the targets of these steps.
+    /// How many steps this report is about.
+    pub num_steps: u64,
+    /// How many targets they trained on: tokens of a language model, rows of a classifier.
+    pub num_targets: f64,
+    /// The mean training loss over these targets.
     pub loss: f64,
-    /// The learning rate of the last of them.
+    /// The learning rate of the last of these steps.
     pub learning_rate: f64,
     /// The global gradient norm of the last of them, before clipping.
     pub grad_norm: f64,
-    /// How many targets were trained on in a second: tokens of a language model, rows of a classifier.
+    /// How many targets were trained on in a second.
     pub tokens_per_second: f64,
-    /// Time since the run began.
+    /// Where the time of these steps went.
+    pub seconds: StepSeconds,
+    /// How many of the steps since the start were skipped, because their numbers were not finite.
+    pub num_skipped: u64,
+    /// How many times the step was traced since the start: once for each shape of its inputs.
+    pub num_traces: usize,
+    /// Time since the run began, in this process.
     pub elapsed_seconds: f64,
     /// The memory of this moment.
     pub memory: Memory,
+}
+
+/// Where the time of a few steps went, in seconds of all of them together.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct StepSeconds {
+    /// Waiting for batches.
+    pub data: f64,
+    /// The steps themselves.
+    pub compute: f64,
+    /// Copying states for checkpoints, and waiting for earlier ones to be written.
+    pub save: f64,
+}
+
+impl StepSeconds {
+    /// All of them.
+    pub fn total(self) -> f64 {
+        self.data + self.compute + self.save
+    }
+}
+
+/// A step that was not applied.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SkippedStep {
+    /// The step, counted from 1.
+    pub step: u64,
+    /// Its loss.
+    pub loss: f64,
+    /// The norm of its gradients before clipping.
+    pub grad_norm: f64,
+    /// Its learning rate.
+    pub learning_rate: f64,
+    /// How many steps in a row were skipped, this one included.
+    pub in_a_row: u64,
 }
 
 /// The end of a run.
@@ -67,8 +162,10 @@ pub struct Finished<'a> {
     pub step: u64,
     /// How many targets were trained on.
     pub num_targets: f64,
-    /// Time since the run began.
+    /// Time since the run began, in this process.
     pub elapsed_seconds: f64,
     /// What was measured.
     pub history: &'a History,
+    /// How the run ended.
+    pub outcome: &'a Outcome,
 }

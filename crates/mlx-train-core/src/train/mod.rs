@@ -4,18 +4,26 @@
 //! [`train_step`], [`evaluate`]) with which anyone can write another one.
 
 mod config;
+mod early_stopping;
 mod error;
 mod evaluate;
 mod events;
 mod history;
+mod outcome;
 mod parameters;
+mod spike;
 mod step;
+mod stop;
 mod trainer;
 
 pub use config::TrainConfig;
+pub use early_stopping::{Best, EarlyStoppingConfig, Goal};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Metric, accuracy, evaluate};
-pub use events::{Event, Finished, Started, StepReport};
+pub use events::{Event, Finished, SkippedStep, Started, StepReport, StepSeconds};
 pub use history::{HeldOutPoint, History, TrainingPoint};
+pub use outcome::{Outcome, StopReason, Trained};
+pub use spike::{Spike, SpikeConfig};
 pub use step::{StepOutput, TrainState, train_step};
+pub use stop::StopSignal;
 pub use trainer::Trainer;

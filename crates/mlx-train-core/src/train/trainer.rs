@@ -1,28 +1,33 @@
 //! The training loop.
 
 use super::{
-    Evaluation, Event, Finished, HeldOutPoint, History, Metric, Started, StepOutput, StepReport,
-    TrainConfig, TrainError, TrainState,
-    evaluate::{Mean, evaluate, number},
+    Event, Finished, HeldOutPoint, History, Metric, Outcome, Started, StepOutput, StepReport,
+    StepSeconds, StopReason, StopSignal, TrainConfig, TrainError, TrainState, Trained,
+    early_stopping::EarlyStopping,
+    evaluate::{Mean, evaluate, evaluate_batches, number},
+    spike::SpikeDetector,
     step::train_step,
 };
 use crate::{
     Result,
     config::ModelConfig,
-    data::{Dataset, Stream},
-    model::BaseModel,
+    data::{self, Batch, Dataset, Stream},
+    model::{BaseModel, Loss},
     optim::{Optimizer, Schedule},
     profile::{Memory, Throughput},
 };
-use mlx_rs::module::ModuleParameters;
-use std::{fmt, mem, time::Instant};
+use mlx_rs::{Array, module::ModuleParameters};
+use std::{
+    fmt, mem,
+    time::{Duration, Instant},
+};
 
 /// Trains a model on data, as a [`TrainConfig`] says.
 ///
 /// ```no_run
 /// # use mlx_train_core::{Result, data::Dataset, model::BaseModel, train::*};
 /// # fn example(mut model: Box<dyn BaseModel>, training: impl Dataset, test: impl Dataset) -> Result<()> {
-/// let history = Trainer::new(&mut model, TrainConfig { steps: 500, ..TrainConfig::default() })?
+/// let trained = Trainer::new(&mut model, TrainConfig { steps: 500, ..TrainConfig::default() })?
 ///     .evaluate_on(&test)
 ///     .metric("accuracy", accuracy)
 ///     .on_event(|event| if let Event::Step(report) = event { println!("{}", report.loss) })
@@ -32,10 +37,11 @@ use std::{fmt, mem, time::Instant};
 pub struct Trainer<'a, M: BaseModel + ?Sized> {
     model: &'a mut M,
     config: TrainConfig,
-    schedule: Schedule,
+    schedule: Option<Schedule>,
     optimizer: Box<dyn Optimizer + 'a>,
     held_out: Option<&'a dyn Dataset>,
-    metrics: Vec<Metric<'a, M>>,
+    metrics: Vec<Metric<'a>>,
+    stop: StopSignal,
     on_event: Box<dyn FnMut(&Event<'_>) + 'a>,
 }
 
@@ -48,11 +54,12 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
         config.validate()?;
         Ok(Self {
             model,
-            schedule: config.learning_rates()?,
+            schedule: None,
             optimizer: Box::new(config.adamw()?),
             config,
             held_out: None,
             metrics: Vec::new(),
+            stop: StopSignal::new(),
             on_event: Box::new(|_| ()),
         })
     }
@@ -66,7 +73,7 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
     /// Uses this schedule in the place of the config's.
     #[must_use]
     pub fn schedule(self, schedule: Schedule) -> Self {
-        Self { schedule, ..self }
+        Self { schedule: Some(schedule), ..self }
     }
 
     /// Evaluates on this data every `eval_every` steps and at the end.
@@ -80,10 +87,16 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
     pub fn metric(
         mut self,
         name: impl Into<String>,
-        measure: impl FnMut(&mut M, &crate::data::Batch) -> Result<crate::model::Loss> + 'a,
+        measure: impl FnMut(&Array, &Batch) -> Result<Loss> + 'a,
     ) -> Self {
         self.metrics.push(Metric::new(name, measure));
         self
+    }
+
+    /// Ends the run, after the step that it is in, when this signal is given.
+    #[must_use]
+    pub fn stop_on(self, stop: StopSignal) -> Self {
+        Self { stop, ..self }
     }
 
     /// Tells `f` what happens; it replaces an earlier one.
@@ -95,20 +108,31 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
     /// Trains for all the steps of the config, and leaves the model in evaluation mode.
     ///
     /// # Errors
-    /// [`TrainError::NotFinite`] when loss or gradients stop being numbers, noticed at the next report;
-    /// what the model and the data return.
-    pub fn run(mut self, training: impl Dataset) -> Result<History> {
+    /// [`TrainError::NotFinite`] when loss or gradients stop being numbers; what the model and the data
+    /// return.
+    pub fn run(mut self, training: impl Dataset) -> Result<Trained> {
         let mut state = TrainState::new(self.model, &*self.optimizer, self.config.seed)?;
         let mut stream = Stream::new(training, self.config.seed)?;
-        let mut run = Run::new();
-        self.start(stream.dataset().len());
+        let num_rows = stream.dataset().len();
+        let mut run = Run::new(&self.config, num_rows);
+        let schedule = match self.schedule.take() {
+            Some(schedule) => schedule,
+            None => self.config.learning_rates(run.steps)?,
+        };
+        self.start(run.steps, num_rows)?;
 
         self.model.training_mode(true);
-        while state.step() < self.config.steps {
-            let learning_rate = self.schedule.at(state.step());
+        let outcome = loop {
+            let learning_rate = schedule.at(state.step());
             let began = Instant::now();
-            let micro_batches =
-                (0..self.config.accumulation).map(|_| stream.next_batch(self.config.batch_size));
+            let mut waited = Duration::ZERO;
+            let micro_batches = (0..self.config.accumulation).map_while(|_| {
+                let rows = run.next_rows(stream.position(), self.config.batch_size)?;
+                let began = Instant::now();
+                let batch = stream.next_batch(rows);
+                waited += began.elapsed();
+                Some(batch)
+            });
             let output = train_step(
                 self.model,
                 &mut state,
@@ -117,54 +141,91 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
                 learning_rate,
                 self.config.max_grad_norm,
             )?;
-            run.window.push((learning_rate, output, began.elapsed()));
-
             let step = state.step();
-            if self.is_due(step, self.config.log_every) {
-                let report = run.report(step, self.config.steps, stream.epochs())?;
+            let numbers = StepNumbers::read(step, learning_rate, &output)?;
+            if let Some(spike) = run.spikes.observe(step, numbers.loss) {
+                (self.on_event)(&Event::Spike(spike));
+            }
+            run.add(&numbers, waited, began.elapsed());
+
+            let ended = run.ended(step, &self.stop);
+            if is_due(step, self.config.log_every, ended.is_some()) {
+                let report = run.report(&numbers, stream.epochs())?;
                 (self.on_event)(&Event::Step(report));
             }
-            if self.is_due(step, self.config.eval_every) {
-                self.evaluate(step, &mut run.history)?;
+            let mut stopped_early = false;
+            // Who asks a run to stop does not want to wait for an evaluation.
+            let completed = matches!(ended, Some(Outcome::Completed));
+            if is_due(step, self.config.eval_every, completed) {
+                stopped_early = self.evaluate(step, &mut run)?;
                 self.model.training_mode(true);
             }
-        }
+            match ended {
+                Some(outcome) => break outcome,
+                None if stopped_early => {
+                    let reason = StopReason::EarlyStopping;
+                    break Outcome::Stopped { reason, checkpoint: None };
+                }
+                None => {}
+            }
+        };
         self.model.training_mode(false);
         (self.on_event)(&Event::Finished(Finished {
             step: state.step(),
             num_targets: run.num_targets,
             elapsed_seconds: run.began.elapsed().as_secs_f64(),
             history: &run.history,
+            outcome: &outcome,
         }));
-        Ok(run.history)
+        Ok(Trained { history: run.history, step: state.step(), outcome })
     }
 
-    /// Whether something that is done every so many steps is done after this one; the last always counts.
-    fn is_due(&self, step: u64, every: u64) -> bool {
-        step == self.config.steps || (every > 0 && step.is_multiple_of(every))
-    }
-
-    fn start(&mut self, num_rows: usize) {
+    /// Looks at the held-out data before anything is trained, and tells that the run begins.
+    fn start(&mut self, steps: u64, num_rows: usize) -> Result<()> {
+        match self.held_out {
+            None if self.config.early_stopping.is_some() => {
+                let setting = "early_stopping".to_owned();
+                return Err(TrainError::NoHeldOut { setting }.into());
+            }
+            Some(held_out) if self.config.sanity_batches > 0 => {
+                let batches = data::batches(held_out, self.config.batch_size);
+                let some = batches.take(self.config.sanity_batches);
+                let evaluation = evaluate_batches(self.model, some, &mut self.metrics)?;
+                if let Some(config) = &self.config.early_stopping {
+                    evaluation.named("early_stopping.metric", &config.metric)?;
+                }
+            }
+            _ => {}
+        }
         let count = |parameters: mlx_rs::module::ModuleParamRef<'_>| {
             parameters.flatten().values().map(|array| array.size() as u64).sum()
         };
         let num_parameters = count(self.model.parameters());
         let num_trainable = count(self.model.trainable_parameters());
-        let started = Started { config: &self.config, num_parameters, num_trainable, num_rows };
+        let config = &self.config;
+        let started = Started { config, steps, num_parameters, num_trainable, num_rows };
         (self.on_event)(&Event::Started(started));
+        Ok(())
     }
 
-    fn evaluate(&mut self, step: u64, history: &mut History) -> Result<()> {
+    /// Evaluates on the held-out data, if there is any: whether the run should stop early.
+    fn evaluate(&mut self, step: u64, run: &mut Run) -> Result<bool> {
         let Some(held_out) = self.held_out else {
-            return Ok(());
+            return Ok(false);
         };
         let began = Instant::now();
-        let evaluation: Evaluation =
-            evaluate(self.model, held_out, self.config.batch_size, &mut self.metrics)?;
+        let evaluation = evaluate(self.model, held_out, self.config.batch_size, &mut self.metrics)?;
         let seconds = began.elapsed().as_secs_f64();
         (self.on_event)(&Event::Evaluated { step, evaluation: &evaluation, seconds });
-        history.held_out.push(HeldOutPoint { step, evaluation });
-        Ok(())
+        let stopped = match &mut run.early_stopping {
+            Some(stopping) => stopping.observe(step, &evaluation)?,
+            None => None,
+        };
+        if let Some((metric, best)) = stopped {
+            (self.on_event)(&Event::StoppedEarly { step, metric, best });
+        }
+        run.history.held_out.push(HeldOutPoint { step, evaluation });
+        Ok(stopped.is_some())
     }
 }
 
@@ -179,51 +240,121 @@ impl<M: BaseModel + ?Sized> fmt::Debug for Trainer<'_, M> {
     }
 }
 
-/// What is measured while a run goes on.
+/// Whether something that is done every so many steps is done after this one; after the last it is.
+fn is_due(step: u64, every: u64, is_last: bool) -> bool {
+    is_last || (every > 0 && step.is_multiple_of(every))
+}
+
+/// The numbers of one step, read back.
+struct StepNumbers {
+    step: u64,
+    learning_rate: f64,
+    loss: f64,
+    num_targets: f64,
+    grad_norm: f64,
+}
+
+impl StepNumbers {
+    /// Reads what is computed already, which costs little.
+    fn read(step: u64, learning_rate: f64, output: &StepOutput) -> Result<Self> {
+        let (loss, num_targets) = (number(&output.loss.value)?, number(&output.loss.weight)?);
+        let grad_norm = number(&output.grad_norm)?;
+        if !(loss.is_finite() && grad_norm.is_finite()) {
+            return Err(TrainError::NotFinite { step, loss, grad_norm, learning_rate }.into());
+        }
+        Ok(Self { step, learning_rate, loss, num_targets, grad_norm })
+    }
+}
+
+/// What a run carries along besides model and state.
 struct Run {
     began: Instant,
-    /// Steps that are not reported yet: learning rate, output, duration.
-    window: Vec<(f64, StepOutput, std::time::Duration)>,
+    /// How many steps there are.
+    steps: u64,
+    /// How many rows there are, if the run ends with an epoch.
+    total_rows: Option<u64>,
+    deadline: Option<Instant>,
+    spikes: SpikeDetector,
+    early_stopping: Option<EarlyStopping>,
+    /// The steps that are not reported yet.
+    window: Window,
     num_targets: f64,
     history: History,
 }
 
+#[derive(Default)]
+struct Window {
+    num_steps: u64,
+    loss: Mean,
+    seconds: StepSeconds,
+    throughput: Throughput,
+}
+
 impl Run {
-    fn new() -> Self {
+    fn new(config: &TrainConfig, num_rows: usize) -> Self {
+        let began = Instant::now();
+        // A time that no clock can tell never comes.
+        let limit = |minutes: f64| Duration::try_from_secs_f64(60.0 * minutes).ok();
         Self {
-            began: Instant::now(),
-            window: Vec::new(),
+            began,
+            steps: config.total_steps(num_rows),
+            total_rows: config.total_rows(num_rows),
+            deadline: config.max_minutes.and_then(limit).and_then(|time| began.checked_add(time)),
+            spikes: SpikeDetector::new(config.spike.clone()),
+            early_stopping: config.early_stopping.clone().map(EarlyStopping::new),
+            window: Window::default(),
             num_targets: 0.0,
             history: History::default(),
         }
     }
 
-    /// Reads the numbers of the window, the last step of which is `step`.
-    fn report(&mut self, step: u64, steps: u64, epochs: f64) -> Result<StepReport> {
-        let window = mem::take(&mut self.window);
-        let first = step - window.len() as u64 + 1;
-        let mut throughput = Throughput::default();
-        let mut mean = Mean::default();
-        let mut last = (0.0, 0.0);
-        for (step, (learning_rate, output, time)) in (first..).zip(window) {
-            let (loss, weight) = (number(&output.loss.value)?, number(&output.loss.weight)?);
-            let grad_norm = number(&output.grad_norm)?;
-            if !(loss.is_finite() && grad_norm.is_finite()) {
-                return Err(TrainError::NotFinite { step, loss, grad_norm, learning_rate }.into());
-            }
-            mean.add_number(loss, weight);
-            throughput.add(weight, time);
-            last = (learning_rate, grad_norm);
+    /// How many rows the next micro-batch has, or `None` when the last epoch is over.
+    fn next_rows(&self, position: u64, batch_size: usize) -> Option<usize> {
+        let left = self.total_rows.map_or(batch_size as u64, |rows| rows.saturating_sub(position));
+        let rows = left.min(batch_size as u64) as usize;
+        (rows > 0).then_some(rows)
+    }
+
+    /// How the run ends after this step, if it does.
+    fn ended(&self, step: u64, signal: &StopSignal) -> Option<Outcome> {
+        let stopped = |reason| Some(Outcome::Stopped { reason, checkpoint: None });
+        if step >= self.steps {
+            Some(Outcome::Completed)
+        } else if signal.is_requested() {
+            stopped(StopReason::Signal)
+        } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            stopped(StopReason::MaxMinutes)
+        } else {
+            None
         }
-        self.num_targets += mean.weight;
+    }
+
+    /// Counts a step that took `time` in all, of which it `waited` for data.
+    fn add(&mut self, numbers: &StepNumbers, waited: Duration, time: Duration) {
+        self.window.num_steps += 1;
+        self.window.loss.add_number(numbers.loss, numbers.num_targets);
+        self.window.seconds.data += waited.as_secs_f64();
+        self.window.seconds.compute += time.saturating_sub(waited).as_secs_f64();
+        self.window.throughput.add(numbers.num_targets, time);
+    }
+
+    /// Tells about the window, the last step of which has these `numbers`.
+    fn report(&mut self, numbers: &StepNumbers, epochs: f64) -> Result<StepReport> {
+        let Window { num_steps, loss, seconds, mut throughput } = mem::take(&mut self.window);
+        self.num_targets += loss.weight;
         let report = StepReport {
-            step,
-            steps,
+            step: numbers.step,
+            steps: self.steps,
             epochs,
-            loss: mean.value(),
-            learning_rate: last.0,
-            grad_norm: last.1,
+            num_steps,
+            num_targets: loss.weight,
+            loss: loss.value(),
+            learning_rate: numbers.learning_rate,
+            grad_norm: numbers.grad_norm,
             tokens_per_second: throughput.take_per_second(),
+            seconds,
+            num_skipped: 0,
+            num_traces: 0,
             elapsed_seconds: self.began.elapsed().as_secs_f64(),
             memory: Memory::now()?,
         };

@@ -66,7 +66,7 @@ impl Run {
         if settings.data.kind == DataKind::Idx {
             trainer = trainer.metric("accuracy", accuracy);
         }
-        let history = trainer.run(data.training)?;
+        let history = trainer.run(data.training)?.history;
 
         let name = settings.model.model().name();
         let peak_bytes = Memory::now()?.peak_bytes;

@@ -28,6 +28,7 @@ use mlx_rs::{
 };
 use mlx_train_core::{
     Error, Result, assert_shape,
+    batch::Batch,
     config::ModelConfig,
     loss::{CrossEntropy, cross_entropy, mse},
     model::{BaseModel, FromConfig, Loss},
@@ -68,6 +69,20 @@ impl Mlp {
         }
         Ok(x.reshape(&[batch, input_size])?)
     }
+
+    /// The loss of outputs `(B, O)`, as [`BaseModel::loss_fn`] says.
+    fn loss_of(&self, output: &Array, y: &Array) -> Result<Loss> {
+        match self.config.task {
+            Task::Classification => {
+                let options = CrossEntropy {
+                    label_smoothing: self.config.label_smoothing,
+                    ..Default::default()
+                };
+                cross_entropy(output, y, &options)
+            }
+            Task::Regression => mse(output, y),
+        }
+    }
 }
 
 impl FromConfig for Mlp {
@@ -99,16 +114,12 @@ impl BaseModel for Mlp {
     /// Regression: mean squared error against numbers `y` `(B, O)`.
     fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
         let output = self.forward(x)?;
-        match self.config.task {
-            Task::Classification => {
-                let options = CrossEntropy {
-                    label_smoothing: self.config.label_smoothing,
-                    ..Default::default()
-                };
-                cross_entropy(&output, y, &options)
-            }
-            Task::Regression => mse(&output, y),
-        }
+        self.loss_of(&output, y)
+    }
+
+    fn loss_and_outputs(&mut self, batch: &Batch) -> Result<(Loss, Array)> {
+        let output = self.forward(&batch.x)?;
+        Ok((self.loss_of(&output, &batch.y)?, output))
     }
 }
 
