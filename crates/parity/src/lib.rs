@@ -30,6 +30,8 @@ pub fn run(script: impl AsRef<Path>, args: &[&str]) -> HashMap<String, Array> {
         .unwrap_or_else(|error| panic!("no temporary folder for {}: {error}", script.display()));
     let arrays = folder.path().join("arrays.safetensors");
     let output = Command::new(&python)
+        // Scripts share modules, and what Python makes of those stays out of the repository.
+        .arg("-B")
         .arg(script)
         .arg(&arrays)
         .args(args)

@@ -135,4 +135,5 @@ def main(out, configs, folder):
     mx.save_safetensors(out, arrays)
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

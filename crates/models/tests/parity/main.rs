@@ -4,7 +4,9 @@
 //! them proves the names, shapes and dtypes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod small_gpt;
 
 use common::{build, cast, distance, loss_and_grads};
 use mlx_rs::{Array, Dtype};
