@@ -33,6 +33,9 @@ pub enum Error {
     /// Weights could not be saved or loaded.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// A checkpoint could not be saved or loaded.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::store::CheckpointError),
     /// An array cannot be read as a number of the type that was asked for.
     #[error("an array cannot be read as a number")]
     Conversion(#[from] ConversionError),

@@ -252,7 +252,9 @@ fn damaged_and_hostile_files_are_refused_by_name() {
         assert!(text.contains(part), "`{part}` is not in: {text}");
         assert_eq!(weight(&model, 0), [0.5; 6]);
     }
-    let text = load(&mut model(1, 0.0), folder.path()).unwrap_err().to_string();
+    let inner = folder.path().join("inner");
+    fs::create_dir_all(inner.join("model.safetensors")).unwrap();
+    let text = load(&mut model(1, 0.0), &inner).unwrap_err().to_string();
     assert!(text.contains("not an ordinary file"), "{text}");
     let text = load(&mut model(1, 0.0), &folder.path().join("no.safetensors")).unwrap_err();
     assert!(text.to_string().contains("it does not exist"), "{text}");

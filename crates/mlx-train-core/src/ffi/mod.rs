@@ -17,9 +17,11 @@ mod custom_vjp;
 mod eval;
 mod grad;
 mod vector;
+mod version;
 
 pub use checkpoint::checkpoint;
 pub use compile::{Compiled, compile};
 pub use custom_vjp::{Backward, custom_vjp};
 pub use eval::{async_eval, eval};
 pub use grad::{jvp, value_and_grad, vjp};
+pub use version::mlx_version;

@@ -1,6 +1,9 @@
 //! Named arrays in one safetensors file: 8 bytes of header length, a JSON header, raw arrays.
 
-use super::StoreError;
+use super::{
+    StoreError,
+    layout::{Described, FileLayout},
+};
 use crate::{
     Result,
     file::{FileError, write_whole_with},
@@ -19,13 +22,13 @@ use std::{
 };
 
 /// The bytes before the header, which hold its length.
-const LENGTH_BYTES: usize = 8;
+pub(super) const LENGTH_BYTES: usize = 8;
 
 /// The longest header that is read, the same as in the `safetensors` packages; millions of arrays.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
+pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// How much of an array passes through host memory at once; a multiple of every element's size.
-const PART_BYTES: usize = if cfg!(test) { 16 } else { 1 << 28 };
+pub(super) const PART_BYTES: usize = if cfg!(test) { 16 } else { 1 << 28 };
 
 // Arrays are copied as MLX keeps them in memory; the format is little-endian.
 #[cfg(target_endian = "big")]
@@ -100,6 +103,11 @@ impl ArrayFile {
         Ok(Self { path: path.to_owned(), file, header, data_start })
     }
 
+    /// The file that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The arrays' names in natural order (`layers.2` before `layers.10`).
     pub fn names(&self) -> Vec<String> {
         let mut names = self.header.offset_keys();
@@ -137,7 +145,7 @@ impl ArrayFile {
             .ok_or_else(|| damaged(cannot_hold(name, info)))?;
         let (begin, end) = info.data_offsets;
 
-        let mut parts = Vec::new();
+        let mut array = ArrayBuilder::new(dtype);
         let mut buffer = Vec::new();
         self.file
             .seek(SeekFrom::Start(self.data_start + begin as u64))
@@ -150,17 +158,39 @@ impl ArrayFile {
                 let problem = format!("`{name}` has a bool that is neither 0 nor 1; {AGAIN}");
                 return Err(damaged(problem).into());
             }
-            let bytes = Array::from_slice(&buffer, &[buffer.len() as i32]);
-            let part = bytes.view_dtype(dtype)?;
-            part.eval()?;
-            parts.push(part);
+            array.push(&buffer)?;
         }
-        let flat = match parts.as_slice() {
-            [] => Array::from_slice::<u8>(&[], &[0]).as_dtype(dtype)?,
+        array.finish(&shape)
+    }
+}
+
+/// An array that is made of parts of its bytes, so that they are never all on the host twice.
+pub(super) struct ArrayBuilder {
+    dtype: Dtype,
+    parts: Vec<Array>,
+}
+
+impl ArrayBuilder {
+    pub(super) fn new(dtype: Dtype) -> Self {
+        Self { dtype, parts: Vec::new() }
+    }
+
+    /// Adds the next bytes: at most [`PART_BYTES`], and whole elements.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        let part = Array::from_slice(bytes, &[bytes.len() as i32]).view_dtype(self.dtype)?;
+        part.eval()?;
+        self.parts.push(part);
+        Ok(())
+    }
+
+    /// The array, evaluated.
+    pub(super) fn finish(self, shape: &[i32]) -> Result<Array> {
+        let flat = match self.parts.as_slice() {
+            [] => Array::from_slice::<u8>(&[], &[0]).as_dtype(self.dtype)?,
             [whole] => whole.clone(),
             parts => concatenate(parts, 0)?,
         };
-        let array = flat.reshape(&shape)?;
+        let array = flat.reshape(shape)?;
         array.eval()?;
         Ok(array)
     }
@@ -188,65 +218,25 @@ pub fn save_arrays<'a, S: Into<String>>(
     path: impl AsRef<Path>,
 ) -> Result<()> {
     let path = path.as_ref();
-    let unsavable = |name: &str, problem: &str| StoreError::Unsavable {
-        name: name.into(),
-        path: path.to_owned(),
-        problem: problem.into(),
-    };
-    let mut arrays: Vec<(String, &Array)> =
+    let arrays: Vec<(String, &Array)> =
         arrays.into_iter().map(|(name, array)| (name.into(), array)).collect();
-    arrays.sort_by(|(a, x), (b, y)| {
-        y.item_size().cmp(&x.item_size()).then_with(|| natural_order(a, b))
-    });
-    let mut offset = 0;
-    let mut infos = Vec::with_capacity(arrays.len());
-    let mut names = std::collections::HashSet::new();
-    for (name, array) in &arrays {
-        if name.is_empty() || name == "__metadata__" {
-            return Err(unsavable(name, "the format has no room for that name; rename it").into());
-        }
-        if !names.insert(name) {
-            return Err(unsavable(name, "two arrays have that name; rename one").into());
-        }
-        if i32::try_from(array.size()).is_err() {
-            return Err(unsavable(name, "it has over 2^31 - 1 elements; split it").into());
-        }
-        let end = offset + array.nbytes();
-        infos.push((
-            name.clone(),
-            TensorInfo {
-                dtype: file_dtype(array.dtype()),
-                shape: array.shape().iter().map(|&axis| axis as usize).collect(),
-                data_offsets: (offset, end),
-            },
-        ));
-        offset = end;
-    }
-    let metadata = (!metadata.is_empty())
-        .then(|| metadata.iter().map(|&(key, text)| (key.into(), text.into())).collect());
-    let header = Metadata::new(metadata, infos)
-        .and_then(|header| Ok(serde_json::to_vec(&header)?))
-        .map_err(|error| unsavable("the header", &error.to_string()))?;
-    if header.len() as u64 > MAX_HEADER_BYTES {
-        return Err(unsavable("the header", "it is over 100 MB; save fewer arrays a file").into());
-    }
-
+    let described: Vec<_> = arrays
+        .iter()
+        .map(|(name, array)| Described { name, dtype: array.dtype(), shape: array.shape() })
+        .collect();
+    let layout = FileLayout::new(&described, metadata, path)?;
     write_whole_with(path, |file| {
         let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(FileError::write(path));
-        // Spaces after the JSON align the arrays.
-        let padding = header.len().next_multiple_of(LENGTH_BYTES) - header.len();
-        put(&((header.len() + padding) as u64).to_le_bytes())?;
-        put(&header)?;
-        put(&b"       "[..padding])?;
-        for (_, array) in &arrays {
-            for_each_part(array, |bytes| Ok(put(bytes)?))?;
+        put(&layout.head)?;
+        for index in layout.order {
+            for_each_part(arrays[index].1, |bytes| Ok(put(bytes)?))?;
         }
         Ok(())
     })
 }
 
 /// Hands out the bytes of an array in row-major order, a part at a time.
-fn for_each_part(array: &Array, mut put: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+pub(super) fn for_each_part(array: &Array, mut put: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     if array.size() == 0 {
         return Ok(());
     }

@@ -91,7 +91,7 @@ impl fmt::Display for Mismatch {
 }
 
 /// A name from a file is not trusted: it may hold line breaks or a terminal's commands.
-fn shown(name: &str) -> String {
+pub(super) fn shown(name: &str) -> String {
     name.chars().flat_map(char::escape_debug).collect()
 }
 

@@ -10,10 +10,18 @@
 //! <https://github.com/huggingface/safetensors>, section "Format".
 
 mod array_file;
+mod array_set;
+mod checkpoint;
 mod error;
+mod layout;
 mod weights;
 
 pub use crate::file::{write_whole, write_whole_with};
 pub use array_file::{ArrayFile, save_arrays};
+pub use array_set::ArraySet;
+pub use checkpoint::{
+    BestMode, Check, CheckpointConfig, CheckpointError, Checkpoints, Entry, FileEntry, HostArray,
+    Loaded, Manifest, Metric, SaveOutcome, SaveTiming, Saved, Saver, Snapshot,
+};
 pub use error::{Mismatch, StoreError};
 pub use weights::{LoadOptions, Rename, load_weights, save_weights};

@@ -1,7 +1,7 @@
 //! A model's parameters, to and from a safetensors file.
 
 use super::{
-    ArrayFile, Mismatch, StoreError,
+    ArraySet, Mismatch, StoreError,
     array_file::{file_dtype, mlx_dtype, natural_order},
     save_arrays,
 };
@@ -47,9 +47,10 @@ pub struct LoadOptions<'a> {
 /// Gives the parameter's name for a name in the file, or `None` to leave that array out.
 pub type Rename<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
-/// Loads every parameter of a model from a safetensors file, or changes nothing.
+/// Loads every parameter of a model from safetensors, or changes nothing.
 ///
-/// The file must hold exactly the model's parameters, with equal shapes and dtypes, but for what
+/// `path` is a file, an index of shards, or a folder with either, as [`ArraySet::open`] takes it: a
+/// download from Hugging Face, or the folder of a step. The file must hold exactly the model's parameters, with equal shapes and dtypes, but for what
 /// `options` allows. The file may come from elsewhere: a hostile one is an error like any other.
 ///
 /// ```no_run
@@ -73,7 +74,7 @@ pub fn load_weights(
     options: &LoadOptions<'_>,
 ) -> Result<()> {
     let path = path.as_ref();
-    let mut file = ArrayFile::open(path)?;
+    let mut file = ArraySet::open(path)?;
     let mut parameters = model.parameters_mut().flatten();
     let sources = match_names(&file, path, &parameters, options)?;
 
@@ -94,7 +95,7 @@ pub fn load_weights(
 
 /// Pairs every parameter's name with its name in the file, or says all that is in the way.
 fn match_names(
-    file: &ArrayFile,
+    file: &ArraySet,
     path: &Path,
     parameters: &HashMap<Rc<str>, &mut Array>,
     options: &LoadOptions<'_>,
@@ -132,7 +133,7 @@ fn match_names(
 /// How an array of the file differs from its parameter, if it does: in shape first, then in dtype.
 fn difference(
     name: &str,
-    file: &ArrayFile,
+    file: &ArraySet,
     in_file: &str,
     parameter: &Array,
     options: &LoadOptions<'_>,

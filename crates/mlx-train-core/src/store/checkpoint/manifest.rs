@@ -1,0 +1,117 @@
+//! `manifest.json`: what a checkpoint consists of, and where it comes from.
+
+use super::{
+    CheckpointError,
+    names::{MANIFEST, step_of},
+    read::read_bounded,
+    sealed::unseal,
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::Path};
+
+/// The layout of a step's folder that this version writes and reads.
+pub(super) const FORMAT: u64 = 1;
+
+/// Room for tens of thousands of shards.
+const MAX_BYTES: u64 = 8 << 20;
+
+/// Where a checkpoint comes from, and the size and hash of each of its files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The version of the folder's layout.
+    pub format: u64,
+    /// Which run saved it: 16 hexadecimal digits.
+    pub run_id: String,
+    /// How many checkpoints the run had saved before it.
+    pub serial: u64,
+    /// How many steps are behind it.
+    pub step: u64,
+    /// The model's name in the registry.
+    pub model: String,
+    /// When it was saved, in seconds since 1970 UTC.
+    pub saved_at_seconds: u64,
+    /// How good it is, if that was measured.
+    pub metric: Option<Metric>,
+    /// What it was saved with: `mlx-train` and `mlx`.
+    pub versions: BTreeMap<String, String>,
+    /// Every other file by name.
+    pub files: BTreeMap<String, FileEntry>,
+}
+
+/// A number that says how good a checkpoint is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metric {
+    /// What was measured, such as `loss`.
+    pub name: String,
+    /// Its value, which is finite.
+    pub value: f64,
+}
+
+/// A file of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// How long it is.
+    pub bytes: u64,
+    /// Its SHA-256 in hexadecimal digits.
+    pub sha256: String,
+}
+
+impl Manifest {
+    /// The size of all files in bytes, without the manifest's own.
+    pub fn num_bytes(&self) -> u64 {
+        self.files.values().map(|file| file.bytes).fold(0, u64::saturating_add)
+    }
+
+    /// Reads the manifest of a step's folder, which has to be of `run_id` if that is known.
+    pub(super) fn read(folder: &Path, run_id: Option<&str>) -> Result<Self, CheckpointError> {
+        let damaged = |problem| CheckpointError::damaged(folder, MANIFEST, problem);
+        let bytes = read_bounded(folder, MANIFEST, MAX_BYTES)?;
+        let manifest = Self::parse(&bytes).map_err(|problem| match problem {
+            Unreadable::Damaged(problem) => damaged(problem),
+            Unreadable::Format(found) => {
+                CheckpointError::Format { path: folder.to_owned(), found, known: FORMAT }
+            }
+        })?;
+        if let Some(run_id) = run_id.filter(|&run_id| run_id != manifest.run_id) {
+            let problem = format!(
+                "is of run {}, this folder is of run {run_id}",
+                crate::store::error::shown(&manifest.run_id)
+            );
+            return Err(damaged(problem));
+        }
+        let named = folder.file_name().and_then(|name| step_of(name.to_str()?));
+        if let Some(step) = named.filter(|&step| step != manifest.step) {
+            let problem = format!("is of step {}, its folder is of step {step}", manifest.step);
+            return Err(damaged(problem));
+        }
+        Ok(manifest)
+    }
+
+    /// Reads a manifest from the bytes of its file, or says what is wrong with it.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Unreadable> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            format: u64,
+        }
+        let Versioned { format } = unseal(bytes)?;
+        if format != FORMAT {
+            return Err(Unreadable::Format(format));
+        }
+        Ok(unseal(bytes)?)
+    }
+}
+
+/// Why bytes are no manifest.
+pub(super) enum Unreadable {
+    Damaged(String),
+    Format(u64),
+}
+
+impl From<String> for Unreadable {
+    fn from(problem: String) -> Self {
+        Self::Damaged(problem)
+    }
+}

@@ -1,0 +1,42 @@
+//! Checkpoints: everything that a run needs to go on, in one folder a step.
+//!
+//! ```text
+//! checkpoints/
+//!   run.json                     which run this is
+//!   latest, best                 the name of a step's folder
+//!   step-00001000/
+//!     model.safetensors          weights; over 5 GB in shards with an index, as Hugging Face has it
+//!     training.safetensors       optimizer state, random state, averaged weights
+//!     state.json                 step, position in the data and whatever the caller gave
+//!     config.json                the resolved config
+//!     manifest.json              run, model, versions, and the size and SHA-256 of each file
+//! ```
+//!
+//! A step's folder appears whole or not at all, and nothing of it is loaded unless all of it is what
+//! was saved. [`Checkpoints`] is the folder of a run, [`Saver`] writes to it from a thread of its own,
+//! [`Snapshot`] is what it writes, [`Loaded`] is what comes back.
+
+mod config;
+mod error;
+mod folder;
+mod hash;
+mod host_array;
+mod lock;
+mod manifest;
+mod names;
+mod read;
+mod saver;
+mod sealed;
+mod snapshot;
+mod state;
+mod step;
+mod write;
+
+pub use config::{BestMode, CheckpointConfig};
+pub use error::CheckpointError;
+pub use folder::{Checkpoints, Entry};
+pub use host_array::HostArray;
+pub use manifest::{FileEntry, Manifest, Metric};
+pub use saver::{SaveOutcome, SaveTiming, Saved, Saver};
+pub use snapshot::Snapshot;
+pub use step::{Check, Loaded};

@@ -1,0 +1,236 @@
+//! A step's folder, written whole or not at all.
+//!
+//! Everything goes to a hidden folder beside, reaches the disk, and appears by one rename. Each
+//! file is hashed by a second thread while the first writes it.
+
+use super::{
+    HostArray, Snapshot,
+    hash::hex,
+    manifest::{FORMAT, FileEntry, Manifest, Metric},
+    names::{CONFIG, DELETING, MANIFEST, SAVING, STATE, aside_name, step_name},
+    sealed::seal,
+    state::State,
+};
+use crate::{
+    Error, Result,
+    ffi::mlx_version,
+    file::FileError,
+    store::{
+        StoreError,
+        array_file::natural_order,
+        array_set::{Index, index_name, shard_name},
+        layout::{Described, FileLayout},
+    },
+};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Small arrays are gathered, so that each is not a call of the system.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// What a checkpoint says of itself beside what is in the snapshot.
+pub(super) struct Label<'a> {
+    pub(super) run_id: &'a str,
+    pub(super) serial: u64,
+    pub(super) metric: Option<Metric>,
+    pub(super) max_shard_bytes: u64,
+}
+
+/// Writes the folder of a step into `folder`; one of that step that is there already gives way.
+pub(super) fn write_step(
+    folder: &Path,
+    snapshot: &Snapshot,
+    label: &Label<'_>,
+) -> Result<Manifest> {
+    let aside = Aside::create(folder.join(aside_name(SAVING, snapshot.step)))?;
+    let mut step = StepWriter { folder: &aside.path, files: BTreeMap::new() };
+    step.arrays("model", &snapshot.weights, &[("format", "pt")], label.max_shard_bytes)?;
+    step.arrays("training", &snapshot.training, &[], label.max_shard_bytes)?;
+    step.json(STATE, &State::of(snapshot, label.run_id))?;
+    step.json(CONFIG, &snapshot.config)?;
+    let manifest = Manifest {
+        format: FORMAT,
+        run_id: label.run_id.to_owned(),
+        serial: label.serial,
+        step: snapshot.step,
+        model: snapshot.model.clone(),
+        saved_at_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs()),
+        metric: label.metric.clone(),
+        versions: BTreeMap::from([
+            ("mlx".into(), mlx_version()?),
+            ("mlx-train".into(), env!("CARGO_PKG_VERSION").into()),
+        ]),
+        files: step.files,
+    };
+    let text = seal(&manifest).map_err(|error| unsavable(&aside.path.join(MANIFEST), &error))?;
+    write_file(&aside.path.join(MANIFEST), &[text.as_bytes()])?;
+    sync_folder(&aside.path)?;
+    aside.appear_as(&folder.join(step_name(snapshot.step)))?;
+    Ok(manifest)
+}
+
+/// The files of a step, one after another.
+struct StepWriter<'a> {
+    folder: &'a Path,
+    files: BTreeMap<String, FileEntry>,
+}
+
+impl StepWriter<'_> {
+    fn file(&mut self, name: String, parts: &[&[u8]]) -> Result<()> {
+        let entry = write_file(&self.folder.join(&name), parts)?;
+        self.files.insert(name, entry);
+        Ok(())
+    }
+
+    fn json(&mut self, name: &str, content: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(content)
+            .map_err(|error| unsavable(&self.folder.join(name), &error))?;
+        self.file(name.to_owned(), &[text.as_bytes(), b"\n"])
+    }
+
+    /// One file of arrays, or shards and their index.
+    fn arrays(
+        &mut self,
+        stem: &str,
+        arrays: &[(String, HostArray)],
+        metadata: &[(&str, &str)],
+        max_shard_bytes: u64,
+    ) -> Result<()> {
+        let shards = shards(arrays, max_shard_bytes);
+        let mut index = Index::default();
+        for (number, shard) in shards.iter().enumerate() {
+            let name = shard_name(stem, number, shards.len());
+            let described: Vec<_> = shard
+                .iter()
+                .map(|(name, it)| Described { name, dtype: it.dtype(), shape: it.shape() })
+                .collect();
+            let layout = FileLayout::new(&described, metadata, &self.folder.join(&name))?;
+            let in_order = layout.order.iter().map(|&place| shard[place].1.bytes());
+            let parts: Vec<&[u8]> =
+                std::iter::once(layout.head.as_slice()).chain(in_order).collect();
+            self.file(name.clone(), &parts)?;
+            for (array, it) in shard {
+                index.metadata.total_size += it.bytes().len() as u64;
+                if index.weight_map.insert(array.clone(), name.clone()).is_some() {
+                    return Err(StoreError::Unsavable {
+                        name: array.clone(),
+                        path: self.folder.join(stem),
+                        problem: "two arrays have that name; rename one".into(),
+                    }
+                    .into());
+                }
+            }
+        }
+        if shards.len() > 1 { self.json(&index_name(stem), &index) } else { Ok(()) }
+    }
+}
+
+/// Splits arrays in natural order of names; one that is over the limit has a shard of its own.
+fn shards(arrays: &[(String, HostArray)], max_shard_bytes: u64) -> Vec<Vec<&(String, HostArray)>> {
+    let mut sorted: Vec<_> = arrays.iter().collect();
+    sorted.sort_by(|(a, _), (b, _)| natural_order(a, b));
+    let mut shards = vec![Vec::new()];
+    let mut held_bytes = 0;
+    for array in sorted {
+        let num_bytes = array.1.bytes().len() as u64;
+        if held_bytes > 0 && held_bytes + num_bytes > max_shard_bytes {
+            shards.push(Vec::new());
+            held_bytes = 0;
+        }
+        held_bytes += num_bytes;
+        if let Some(shard) = shards.last_mut() {
+            shard.push(array);
+        }
+    }
+    shards
+}
+
+fn unsavable(path: &Path, error: &serde_json::Error) -> Error {
+    let (name, problem) = ("the JSON".into(), error.to_string());
+    StoreError::Unsavable { name, path: path.to_owned(), problem }.into()
+}
+
+/// Writes a file of which nothing is there yet to the disk, and hashes it meanwhile.
+fn write_file(path: &Path, parts: &[&[u8]]) -> Result<FileEntry, FileError> {
+    let bytes = parts.iter().map(|part| part.len() as u64).sum();
+    let write = || -> io::Result<()> {
+        let mut file = BufWriter::with_capacity(BUFFER_BYTES, File::create_new(path)?);
+        parts.iter().try_for_each(|part| file.write_all(part))?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    };
+    let hash = || {
+        let mut hasher = Sha256::new();
+        for part in parts {
+            hasher.update(part);
+        }
+        hex(&hasher.finalize())
+    };
+    // For a few kilobytes a thread costs more than it saves.
+    if bytes < BUFFER_BYTES as u64 {
+        write().map_err(FileError::write(path))?;
+        return Ok(FileEntry { bytes, sha256: hash() });
+    }
+    let (written, sha256) = thread::scope(|scope| {
+        let hashing = scope.spawn(hash);
+        let written = write();
+        (written, hashing.join())
+    });
+    written.map_err(FileError::write(path))?;
+    // A hash cannot panic; were it to, the file is hashed again.
+    Ok(FileEntry { bytes, sha256: sha256.unwrap_or_else(|_| hash()) })
+}
+
+/// Makes the names in a folder last; only Unix can sync a folder.
+fn sync_folder(folder: &Path) -> Result<(), FileError> {
+    if cfg!(unix) {
+        File::open(folder).and_then(|it| it.sync_all()).map_err(FileError::write(folder))?;
+    }
+    Ok(())
+}
+
+/// A folder that is removed unless it appears.
+struct Aside {
+    path: PathBuf,
+}
+
+impl Aside {
+    fn create(path: PathBuf) -> Result<Self, FileError> {
+        fs::create_dir(&path).map_err(|source| FileError::Folder { path: path.clone(), source })?;
+        Ok(Self { path })
+    }
+
+    /// Takes the name `target` and the place of a folder that has it.
+    fn appear_as(self, target: &Path) -> Result<(), FileError> {
+        let folder = target.parent().unwrap_or(Path::new("."));
+        if target.exists() {
+            remove_aside(target)?;
+        }
+        fs::rename(&self.path, target).map_err(FileError::write(target))?;
+        sync_folder(folder)
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // Nothing is there after the rename. What cannot be removed now is swept by the next run.
+        _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes the folder of a step, which disappears under its name before any of its files is gone.
+pub(super) fn remove_aside(step: &Path) -> Result<(), FileError> {
+    let folder = step.parent().unwrap_or(Path::new("."));
+    let number = step.file_name().and_then(|name| super::names::step_of(name.to_str()?));
+    let aside = folder.join(aside_name(DELETING, number.unwrap_or_default()));
+    fs::rename(step, &aside).map_err(FileError::write(step))?;
+    sync_folder(folder)?;
+    fs::remove_dir_all(&aside).map_err(FileError::write(&aside))
+}

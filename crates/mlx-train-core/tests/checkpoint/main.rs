@@ -1,0 +1,5 @@
+//! Checkpoints on disk: what is saved comes back bit for bit, and nothing else ever does.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod saving;
+mod support;
