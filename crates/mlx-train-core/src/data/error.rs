@@ -14,17 +14,17 @@ pub enum DataError {
         /// What is wrong with it, and what to do.
         problem: String,
     },
-    /// A text that has no window to train on.
+    /// A sequence of tokens that has no window to train on.
     #[error(
-        "{origin} has {bytes} bytes, and a window of sequence length {seq_len} needs {}: use a longer text or a \
+        "{origin} has {tokens} tokens, and a window of sequence length {seq_len} needs {}: use a longer text or a \
          shorter sequence",
         seq_len.saturating_add(1)
     )]
-    TextTooShort {
-        /// Where the text came from.
+    TooShort {
+        /// Where the tokens came from.
         origin: String,
-        /// How long it is.
-        bytes: usize,
+        /// How many there are; those of a text are its bytes.
+        tokens: usize,
         /// How many tokens a window predicts.
         seq_len: usize,
     },

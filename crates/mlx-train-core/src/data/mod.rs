@@ -6,12 +6,16 @@
 
 mod dataset;
 mod error;
+mod files;
 pub mod idx;
 mod in_memory;
 mod permutation;
 mod split;
 mod stream;
 mod text;
+mod tokenizer;
+mod tokens;
+mod windows;
 
 pub use crate::batch::Batch;
 pub use dataset::Dataset;
@@ -19,4 +23,7 @@ pub use error::DataError;
 pub use in_memory::InMemory;
 pub use permutation::Permutation;
 pub use stream::{Stream, batches};
-pub use text::{Text, Windows, bigram_entropy};
+pub use text::{Text, bigram_entropy};
+pub use tokenizer::{Decoder, Tokenizer};
+pub use tokens::{ShardInfo, TokenFiles, TokenIndex, TokenWriter, Tokens, Width};
+pub use windows::Windows;

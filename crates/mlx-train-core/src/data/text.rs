@@ -1,11 +1,10 @@
 //! Text as a sequence of bytes, for language models with a vocabulary of 256.
 
-use super::{Batch, DataError, Dataset, dataset::check_rows, split::num_training};
+use super::{DataError, Tokenizer, Tokens, Windows, split::num_training};
 use crate::{Result, file::FileError};
-use mlx_rs::Array;
 use std::{fmt, fs, ops::Range, path::Path, sync::Arc};
 
-/// A text, or a part of one; its tokens are its bytes.
+/// A text, or a part of one; its tokens are its bytes, unless a [`Tokenizer`] makes others of it.
 #[derive(Clone)]
 pub struct Text {
     bytes: Arc<[u8]>,
@@ -55,22 +54,49 @@ impl Text {
         Ok((training, part(middle..self.range.end, "the held-out part")))
     }
 
+    /// The bytes as tokens, with a vocabulary of 256; the memory is shared.
+    pub fn tokens(&self) -> Tokens {
+        Tokens::from_bytes(Arc::clone(&self.bytes), self.range.clone(), Arc::clone(&self.origin))
+    }
+
+    /// The text as one document of another tokenizer's tokens, with its end-of-text token, if any,
+    /// after it.
+    ///
+    /// # Errors
+    /// [`DataError::Invalid`] when the text is no UTF-8, naming the first byte that is not, and the
+    /// tokenizer needs it to be; when the tokenizer fails.
+    pub fn encode(&self, tokenizer: &Tokenizer) -> Result<Tokens> {
+        if tokenizer.is_bytes() {
+            return Ok(self.tokens());
+        }
+        let text = std::str::from_utf8(self.as_bytes()).map_err(|error| {
+            DataError::Invalid(format!(
+                "{} is not UTF-8 from byte {} on, so only the tokenizer of bytes can read it: \
+                 convert it to UTF-8",
+                self.origin,
+                error.valid_up_to()
+            ))
+        })?;
+        let mut ids = tokenizer.encode(text)?;
+        ids.extend(tokenizer.eos());
+        let end = ids.len();
+        Tokens::new(ids, vec![end], tokenizer.vocab_size(), &self.origin)
+    }
+
     /// Every window of `seq_len + 1` bytes, at every offset: what training draws from.
     ///
     /// # Errors
-    /// [`DataError::TextTooShort`] when there is none; [`DataError::Invalid`] when `seq_len` is 0.
+    /// As [`Tokens::windows`].
     pub fn windows(&self, seq_len: usize) -> Result<Windows> {
-        Windows::new(self.clone(), seq_len, 1)
+        self.tokens().windows(seq_len)
     }
 
     /// Windows that predict each byte once, one after the other: what evaluation reads.
     ///
-    /// Up to `seq_len - 1` bytes at the end are not predicted.
-    ///
     /// # Errors
-    /// As [`Text::windows`].
+    /// As [`Tokens::chunks`].
     pub fn chunks(&self, seq_len: usize) -> Result<Windows> {
-        Windows::new(self.clone(), seq_len, seq_len)
+        self.tokens().chunks(seq_len)
     }
 }
 
@@ -83,57 +109,6 @@ impl fmt::Debug for Text {
     }
 }
 
-/// Windows of a text: `x` and `y` are both `(B, T)` int32, and `y` is `x` one byte later.
-#[derive(Debug, Clone)]
-pub struct Windows {
-    text: Text,
-    seq_len: usize,
-    stride: usize,
-    len: usize,
-}
-
-impl Windows {
-    fn new(text: Text, seq_len: usize, stride: usize) -> Result<Self> {
-        if seq_len == 0 {
-            let text = "a window of sequence length 0 predicts nothing: use at least 1".to_owned();
-            return Err(DataError::Invalid(text).into());
-        }
-        let bytes = text.as_bytes().len();
-        let Some(last_start) = bytes.checked_sub(seq_len).and_then(|start| start.checked_sub(1))
-        else {
-            let origin = text.origin.to_string();
-            return Err(DataError::TextTooShort { origin, bytes, seq_len }.into());
-        };
-        Ok(Self { len: last_start / stride + 1, text, seq_len, stride })
-    }
-
-    /// How many tokens a window predicts.
-    pub fn seq_len(&self) -> usize {
-        self.seq_len
-    }
-}
-
-impl Dataset for Windows {
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn batch(&self, rows: &[usize]) -> Result<Batch> {
-        check_rows(rows, self.len)?;
-        let bytes = self.text.as_bytes();
-        let tokens = |shift: usize| {
-            let tokens: Vec<i32> = rows
-                .iter()
-                .map(|row| row * self.stride + shift)
-                .flat_map(|start| &bytes[start..start + self.seq_len])
-                .map(|&byte| i32::from(byte))
-                .collect();
-            Array::from_slice(&tokens, &[rows.len() as i32, self.seq_len as i32])
-        };
-        Ok(Batch::new(tokens(0), tokens(1)))
-    }
-}
-
 /// The empirical conditional entropy of the next byte given the one before it, in nats per byte.
 ///
 /// `H = -sum over pairs (a, b) of p(a, b) ln p(b | a)`, with the frequencies of this very text. No
@@ -142,12 +117,11 @@ impl Dataset for Windows {
 /// of Information Theory", section 2.6.)
 ///
 /// # Errors
-/// [`DataError::TextTooShort`] when there is no pair of bytes.
+/// [`DataError::TooShort`] when there is no pair of bytes.
 pub fn bigram_entropy(text: &Text) -> Result<f64> {
     let bytes = text.as_bytes();
     let Some(num_pairs @ 1..) = bytes.len().checked_sub(1) else {
-        let origin = text.origin.to_string();
-        return Err(DataError::TextTooShort { origin, bytes: bytes.len(), seq_len: 1 }.into());
+        return Err(text.tokens().too_short(1).into());
     };
     let mut counts = vec![[0_u64; 256]; 256];
     for pair in bytes.windows(2) {

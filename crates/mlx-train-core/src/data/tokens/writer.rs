@@ -1,0 +1,180 @@
+//! Token files written one after another.
+
+use super::{ShardInfo, TokenFiles, TokenIndex, index, shard::Content};
+use crate::{
+    Result,
+    data::{
+        DataError, Tokenizer,
+        files::{hex, malformed},
+    },
+    file::FileError,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Writes a folder of token files; the documents come one after another.
+///
+/// A file is in memory until it has `shard_tokens` tokens, and appears whole or not at all. The folder
+/// can be opened once [`TokenWriter::finish`] has written its index.
+///
+/// ```
+/// use mlx_train_core::data::{TokenWriter, Tokenizer};
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path().join("tokens");
+/// let tokenizer = Tokenizer::bytes();
+/// let mut writer = TokenWriter::create(&folder, &tokenizer, 1 << 20)?;
+/// for text in ["a document", "another"] {
+///     writer.push(false, &tokenizer.encode(text)?)?;
+///     writer.end_document(false);
+/// }
+/// assert_eq!(writer.finish()?.training().num_documents(), 2);
+/// # Ok::<(), mlx_train_core::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct TokenWriter {
+    folder: PathBuf,
+    tokenizer: Tokenizer,
+    fingerprint: [u8; 32],
+    shard_tokens: usize,
+    index: TokenIndex,
+    training: Content,
+    held_out: Content,
+}
+
+impl TokenWriter {
+    /// Starts an empty folder, or one that has no token files yet.
+    ///
+    /// # Errors
+    /// [`DataError::Malformed`] when the folder has token files already, [`DataError::Invalid`] when
+    /// `shard_tokens` is 0, [`FileError`] when the folder cannot be made.
+    pub fn create(
+        folder: impl AsRef<Path>,
+        tokenizer: &Tokenizer,
+        shard_tokens: usize,
+    ) -> Result<Self> {
+        let folder = folder.as_ref();
+        if folder.join(index::FILE).exists() {
+            let problem = "it has token files already: name another folder, or remove this one";
+            return Err(malformed(folder, problem));
+        }
+        Self::go_on(folder, tokenizer, shard_tokens, Vec::new(), Vec::new())
+    }
+
+    /// Goes on after files that were written before.
+    pub(in crate::data) fn go_on(
+        folder: &Path,
+        tokenizer: &Tokenizer,
+        shard_tokens: usize,
+        training: Vec<ShardInfo>,
+        held_out: Vec<ShardInfo>,
+    ) -> Result<Self> {
+        if shard_tokens == 0 {
+            let problem = "a token file of 0 tokens holds nothing: use at least 1".to_owned();
+            return Err(DataError::Invalid(problem).into());
+        }
+        fs::create_dir_all(folder)
+            .map_err(|source| FileError::Folder { path: folder.to_owned(), source })?;
+        let vocab_size = tokenizer.vocab_size();
+        let mut index = TokenIndex::new(vocab_size, tokenizer.fingerprint(), tokenizer.eos());
+        (index.training, index.held_out) = (training, held_out);
+        Ok(Self {
+            folder: folder.to_owned(),
+            tokenizer: tokenizer.clone(),
+            fingerprint: tokenizer.fingerprint_bytes(),
+            shard_tokens,
+            index,
+            training: Content::new(vocab_size),
+            held_out: Content::new(vocab_size),
+        })
+    }
+
+    /// Adds tokens to the current document of the training or the held-out part.
+    ///
+    /// # Errors
+    /// [`DataError::Invalid`] when a token is not below the tokenizer's vocabulary; [`FileError`] when
+    /// the disk fails.
+    pub fn push(&mut self, held_out: bool, tokens: &[u32]) -> Result<()> {
+        let mut rest = tokens;
+        while !rest.is_empty() {
+            if self.room(held_out) == 0 {
+                self.flush()?;
+            }
+            let (now, later) = rest.split_at(rest.len().min(self.room(held_out)));
+            self.push_within(held_out, now)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Ends the current document of a part; one without a token leaves no trace.
+    /// [`TokenWriter::finish`] ends the last.
+    pub fn end_document(&mut self, held_out: bool) {
+        self.part(held_out).end_document();
+    }
+
+    /// Writes what is left, the tokenizer and the index, and opens the folder.
+    ///
+    /// # Errors
+    /// [`DataError::Malformed`] when there was no token; [`FileError`] when the disk fails.
+    pub fn finish(mut self) -> Result<TokenFiles> {
+        self.training.end_document();
+        self.held_out.end_document();
+        self.flush()?;
+        if self.index.training.is_empty() {
+            let problem = "there is no token to write: give a text that is not empty";
+            return Err(malformed(&self.folder, problem));
+        }
+        self.tokenizer.save(&self.folder)?;
+        // Last, because it says that all is there.
+        self.index.write(&self.folder)?;
+        TokenFiles::open(&self.folder)
+    }
+
+    /// How many tokens a part takes before its file is full.
+    pub(in crate::data) fn room(&mut self, held_out: bool) -> usize {
+        let shard_tokens = self.shard_tokens;
+        shard_tokens - self.part(held_out).num_tokens()
+    }
+
+    /// Adds as many tokens as there is room for.
+    pub(in crate::data) fn push_within(&mut self, held_out: bool, tokens: &[u32]) -> Result<()> {
+        let vocab_size = self.tokenizer.vocab_size();
+        if let Some(token) = tokens.iter().find(|&&token| token >= vocab_size) {
+            return Err(DataError::Invalid(format!(
+                "token {token} is not below the vocabulary's size of {vocab_size}: name the tokenizer \
+                 that it is of"
+            ))
+            .into());
+        }
+        self.part(held_out).push(tokens);
+        Ok(())
+    }
+
+    /// Writes the current file of each part that has tokens.
+    pub(in crate::data) fn flush(&mut self) -> Result<()> {
+        for (name, content, shards) in [
+            ("training", &mut self.training, &mut self.index.training),
+            ("held-out", &mut self.held_out, &mut self.index.held_out),
+        ] {
+            if content.num_tokens() == 0 {
+                continue;
+            }
+            let file = format!("{name}-{:05}.bin", shards.len());
+            let sha256 = content.write(&self.folder.join(&file), self.fingerprint)?;
+            shards.push(ShardInfo {
+                file,
+                tokens: content.num_tokens(),
+                documents: content.num_documents(),
+                sha256: hex(&sha256),
+            });
+            *content = Content::new(self.index.vocab_size);
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, held_out: bool) -> &mut Content {
+        if held_out { &mut self.held_out } else { &mut self.training }
+    }
+}
