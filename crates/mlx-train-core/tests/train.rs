@@ -14,7 +14,7 @@ use mlx_train_core::{
     loss::{self, CrossEntropy},
     model::{BaseModel, Loss},
     nn::{Dropout, Linear},
-    optim::{AdamW, Decay, Schedule, Sgd},
+    optim::{AdamW, Schedule, ScheduleConfig, Sgd, WeightDecay},
     profile::Memory,
     rng,
     train::{
@@ -103,7 +103,7 @@ fn config(steps: u64) -> TrainConfig {
         steps,
         batch_size: 8,
         learning_rate: 0.02,
-        schedule: Decay::Constant,
+        schedule: ScheduleConfig::Constant,
         log_every: 1,
         ..TrainConfig::default()
     }
@@ -167,8 +167,8 @@ fn step(
     batches: Vec<Batch>,
     max_grad_norm: Option<f64>,
 ) -> Result<StepOutput> {
-    let optimizer = AdamW::default().betas(0.9, 0.99)?.weight_decay(0.1)?.decay_vectors(true);
-    let schedule = Schedule::new(Decay::Cosine, 0.02, 0.002, 4, 20)?;
+    let optimizer = AdamW::default().betas(0.9, 0.99)?.weight_decay(WeightDecay::everything(0.1)?);
+    let schedule = ScheduleConfig::Cosine.build(0.02, 0.002, 4, 20)?;
     let rate = schedule.at(state.step());
     train_step(model, state, &optimizer, batches.into_iter().map(Ok), rate, max_grad_norm)
 }
@@ -399,7 +399,7 @@ fn a_config_file_says_how_to_train() -> Result<()> {
     let config = TrainConfig::parse(text, Format::Toml)?;
     let expected = TrainConfig {
         steps: 50,
-        schedule: Decay::Linear,
+        schedule: ScheduleConfig::Linear,
         warmup_steps: 5,
         max_grad_norm: None,
         ..TrainConfig::default()
@@ -463,17 +463,18 @@ fn every_setting_of_the_config_reaches_the_optimizer_and_the_schedule() -> Resul
         learning_rate: 0.03,
         final_learning_rate: 0.003,
         warmup_steps: 2,
-        schedule: Decay::Cosine,
+        schedule: ScheduleConfig::Cosine,
         weight_decay: 0.2,
         beta1: 0.8,
         beta2: 0.95,
         epsilon: 1e-6,
         ..config(6)
     };
-    let adamw = AdamW::default().betas(0.8, 0.95)?.epsilon(1e-6)?.weight_decay(0.2)?;
+    let adamw =
+        AdamW::default().betas(0.8, 0.95)?.epsilon(1e-6)?.weight_decay(WeightDecay::matrices(0.2)?);
     assert_eq!(config.adamw()?, adamw);
 
-    let schedule = Schedule::new(Decay::Cosine, 0.03, 0.003, 2, 6)?;
+    let schedule = ScheduleConfig::Cosine.build(0.03, 0.003, 2, 6)?;
     let (data, max_grad_norm) = (waves(8)?, config.max_grad_norm);
     let mut model = Mlp::new(1, 1, Task::Regression)?;
     let history = Trainer::new(&mut model, config)?.run(&data)?.history;

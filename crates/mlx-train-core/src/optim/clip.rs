@@ -1,120 +1,158 @@
-//! Clipping gradients by their global norm.
+//! Clipping gradients by value and by their global norm.
 
-use super::{OptimError, scalar, working_dtype};
-use crate::{Result, loss::sum_f32};
-use mlx_rs::{Array, Dtype, ops::minimum};
+use super::{
+    GradientNorms,
+    arithmetic::{scalar, working_dtype},
+    error::check_positive,
+    gradient_norms,
+};
+use crate::Result;
+use mlx_rs::{
+    Array,
+    ops::{self, minimum},
+};
 
-/// Scales gradients so that their global L2 norm is at most `max_norm`; returns them and the norm
-/// that they had, a scalar `()` f32.
+/// How gradients are kept from being too large: by value, then by norm. The default leaves them.
 ///
-/// `g * min(1, max_norm / (norm + 1e-6))`; shapes and dtypes stay. Nothing is read back, so the
-/// function can be traced. A norm that is not finite gives gradients that are not finite.
-/// Source: Pascanu et al., arXiv:1211.5063, algorithm 1; the constant is Python MLX's.
-///
-/// # Errors
-/// [`OptimError`] unless `max_norm` is positive and finite; when MLX fails.
-pub fn clip_grad_norm(gradients: &[Array], max_norm: f64) -> Result<(Vec<Array>, Array)> {
-    if !(max_norm > 0.0 && max_norm.is_finite()) {
-        let expected = "positive and finite";
-        return Err(OptimError { setting: "the norm to clip to", value: max_norm, expected }.into());
+/// Groups of parameters may have norms of their own, which come after these: see
+/// [`Group::max_grad_norm`](super::Group::max_grad_norm).
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Clip {
+    value: Option<f64>,
+    global_norm: Option<f64>,
+}
+
+/// Gradients that were clipped, and what they were before.
+#[derive(Debug, Clone)]
+pub struct Clipped {
+    /// The gradients that an optimizer takes, of the same shapes and dtypes.
+    pub gradients: Vec<Array>,
+    /// The norms before clipping.
+    pub norms: GradientNorms,
+}
+
+impl Clip {
+    /// Limits every element to `-value..=value`.
+    ///
+    /// # Errors
+    /// [`OptimError`](super::OptimError) unless `value` is positive and finite in f32.
+    pub fn value(self, value: f64) -> Result<Self> {
+        let value = check_positive("the value to clip to", value)?;
+        Ok(Self { value: Some(value), ..self })
     }
-    let norm = grad_norm(gradients)?;
+
+    /// Scales all gradients so that their global L2 norm is at most `max_norm`:
+    /// `g * min(1, max_norm / (norm + 1e-6))`.
+    ///
+    /// Source: Pascanu et al., arXiv:1211.5063, algorithm 1; the constant is Python MLX's.
+    ///
+    /// # Errors
+    /// [`OptimError`](super::OptimError) unless `max_norm` is positive and finite in f32.
+    pub fn global_norm(self, max_norm: f64) -> Result<Self> {
+        let max_norm = check_positive("the norm to clip to", max_norm)?;
+        Ok(Self { global_norm: Some(max_norm), ..self })
+    }
+
+    /// Clips gradients of any shapes. Nothing is read back, so the function can be traced.
+    ///
+    /// Norms that are not finite say that the gradients are not, whatever clipping makes of them.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn apply(self, gradients: &[Array]) -> Result<Clipped> {
+        let norms = gradient_norms(gradients)?;
+        let limited = match self.value {
+            None => gradients.to_vec(),
+            Some(value) => {
+                let limits = (&scalar(-value), &scalar(value));
+                let limit = |g: &Array| Ok(ops::clip(g, limits)?.as_dtype(g.dtype())?);
+                gradients.iter().map(limit).collect::<Result<_>>()?
+            }
+        };
+        let gradients = match self.global_norm {
+            None => limited,
+            Some(max_norm) if self.value.is_none() => {
+                scaled_to_norm(&limited, &norms.total, max_norm)?
+            }
+            Some(max_norm) => {
+                let norm = gradient_norms(&limited)?.total;
+                scaled_to_norm(&limited, &norm, max_norm)?
+            }
+        };
+        Ok(Clipped { gradients, norms })
+    }
+}
+
+/// Gradients of this global norm, scaled so that it is at most `max_norm`.
+pub(super) fn scaled_to_norm(
+    gradients: &[Array],
+    norm: &Array,
+    max_norm: f64,
+) -> Result<Vec<Array>> {
     let scale = scalar(max_norm).divide(norm.add(scalar(1e-6))?)?;
     let scale = minimum(scale, scalar(1.0))?;
-    let clipped = gradients
-        .iter()
-        // In f32: as bf16 the scale alone would be off by up to 0.4 %.
-        .map(|g| Ok(g.as_dtype(working_dtype(g))?.multiply(&scale)?.as_dtype(g.dtype())?))
-        .collect::<Result<_>>()?;
-    Ok((clipped, norm))
-}
-
-/// The global L2 norm of gradients: a scalar `()` f32, summed in f32 whatever their dtypes.
-///
-/// # Errors
-/// When MLX fails.
-pub fn grad_norm(gradients: &[Array]) -> Result<Array> {
-    let mut total = scalar(0.0);
-    for gradient in gradients {
-        total = total.add(sum_of_squares(gradient)?)?;
-    }
-    Ok(total.sqrt()?)
-}
-
-/// Rows up to this long are added up as they lie; an f32 sum loses digits with its length.
-const LONGEST_ROW: i32 = 4096;
-
-/// The sum `()` of squares of an array of any shape, f32.
-fn sum_of_squares(x: &Array) -> Result<Array> {
-    let mut sums = x.as_dtype(Dtype::Float32)?.square()?;
-    // Gradients of a weight are often transposed views: rows first, so that little is copied.
-    while sums.ndim() > 1 && sums.dim(-1) <= LONGEST_ROW {
-        sums = sums.sum_axis(-1, false)?;
-    }
-    // MLX's own sum over all elements is wrong in the fourth digit on a CPU.
-    sum_f32(&sums)
+    // In f32: as bf16 the scale alone would be off by up to 0.4 %.
+    let scaled =
+        |g: &Array| Ok(g.as_dtype(working_dtype(g))?.multiply(&scale)?.as_dtype(g.dtype())?);
+    gradients.iter().map(scaled).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mlx_rs::Dtype;
 
-    /// Numbers that look random, with squares of every size, and what f64 says their norm is.
-    fn gradient(shape: &[i32]) -> (Array, f64) {
-        let count: i32 = shape.iter().product();
-        let values: Vec<f32> = (0..count)
-            .map(|i| ((i.wrapping_mul(1_103_515_245) >> 8) & 0xffff) as f32 / 65_536.0 + 0.5)
-            .collect();
-        let norm = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-        (Array::from_slice(&values, shape), norm)
+    fn gradients() -> Result<[Array; 2]> {
+        let half = Array::from_slice(&[4.0_f32, -0.5], &[2]).as_dtype(Dtype::Bfloat16)?;
+        Ok([scalar(3.0), half])
+    }
+
+    fn values(array: &Array) -> Result<Vec<f32>> {
+        Ok(array.as_dtype(Dtype::Float32)?.try_as_slice::<f32>()?.to_vec())
     }
 
     #[test]
-    fn the_norm_of_a_million_elements_is_right_to_a_millionth() -> Result<()> {
-        for shape in [
-            &[1 << 20][..],
-            &[1024, 1024],
-            &[4, 1 << 18],
-            &[1 << 18, 4],
-            &[256, 4096],
-            &[1_048_573],
-        ] {
-            let (array, expected) = gradient(shape);
-            let norm = f64::from(grad_norm(&[array])?.try_item_exact::<f32>()?);
-            let error = (norm / expected - 1.0).abs();
-            assert!(error < 1e-6, "{shape:?}: {norm} instead of {expected}, off by {error:.1e}");
-        }
+    fn a_long_gradient_is_scaled_to_the_norm_and_a_short_one_stays() -> Result<()> {
+        let clipped = Clip::default().global_norm(1.0)?.apply(&gradients()?)?;
+        let norm = clipped.norms.total.try_item_exact::<f32>()?;
+        assert!((norm - 25.25_f32.sqrt()).abs() < 1e-6, "{norm}");
+        assert_eq!(clipped.gradients[1].dtype(), Dtype::Bfloat16);
+        let first = clipped.gradients[0].try_item_exact::<f32>()?;
+        assert!((first - 3.0 / norm).abs() < 1e-6, "{first}");
+        let same = Clip::default().global_norm(10.0)?.apply(&gradients()?)?;
+        assert_eq!(values(&same.gradients[1])?, [4.0, -0.5]);
         Ok(())
     }
 
     #[test]
-    fn scalars_empty_arrays_and_views_are_counted() -> Result<()> {
-        let (matrix, squared) = gradient(&[3, 5]);
-        let empty = Array::zeros::<f32>(&[0, 3])?;
-        let all = [matrix.transpose()?, scalar(2.0), empty];
-        let norm = f64::from(grad_norm(&all)?.try_item_exact::<f32>()?);
-        assert!((norm - squared.hypot(2.0)).abs() < 1e-6, "{norm}");
+    fn values_are_limited_before_the_norm_is_taken() -> Result<()> {
+        let by_value = Clip::default().value(1.0)?;
+        let clipped = by_value.apply(&gradients()?)?;
+        assert_eq!(values(&clipped.gradients[1])?, [1.0, -0.5]);
+        assert_eq!(clipped.gradients[1].dtype(), Dtype::Bfloat16);
+        // The norm that is reported is that before; the one that scales is sqrt(1 + 1 + 0.25) = 1.5.
+        let both = by_value.global_norm(0.75)?.apply(&gradients()?)?;
+        assert!((both.norms.total.try_item_exact::<f32>()? - 25.25_f32.sqrt()).abs() < 1e-6);
+        assert_eq!(values(&both.gradients[1])?, [0.5, -0.25]);
         Ok(())
     }
 
     #[test]
-    fn clipping_shrinks_long_gradients_and_leaves_short_ones() -> Result<()> {
-        let gradients =
-            [scalar(3.0), Array::from_slice(&[4.0_f32], &[1]).as_dtype(Dtype::Bfloat16)?];
-        let (clipped, norm) = clip_grad_norm(&gradients, 1.0)?;
-        assert!((norm.try_item_exact::<f32>()? - 5.0).abs() < 1e-6);
-        assert!((clipped[0].try_item_exact::<f32>()? - 0.6).abs() < 1e-6);
-        assert_eq!(clipped[1].dtype(), Dtype::Bfloat16);
-        let (same, _) = clip_grad_norm(&gradients, 10.0)?;
-        assert_eq!(same[0].try_item_exact::<f32>()?.to_bits(), 3.0_f32.to_bits());
+    fn a_gradient_that_is_not_finite_shows_in_the_norms_though_values_are_limited() -> Result<()> {
+        let clip = Clip::default().value(1.0)?.global_norm(1.0)?;
+        let norms = clip.apply(&[scalar(1.0), scalar(f64::INFINITY)])?.norms;
+        assert!(norms.total.try_item_exact::<f32>()?.is_infinite());
+        assert!(norms.per_parameter.try_as_slice::<f32>()?[1].is_infinite());
         Ok(())
     }
 
     #[test]
-    fn a_norm_that_cannot_be_clipped_to_is_refused_by_value() {
-        for max_norm in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let refused = clip_grad_norm(&[], max_norm).expect_err("refused").to_string();
-            assert!(refused.contains(&max_norm.to_string()), "{refused}");
+    fn a_limit_that_cannot_be_clipped_to_is_refused_by_value() {
+        for limit in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-60] {
+            for refused in [Clip::default().global_norm(limit), Clip::default().value(limit)] {
+                let refused = refused.expect_err("refused").to_string();
+                assert!(refused.contains(&limit.to_string()), "{refused}");
+            }
         }
     }
 }

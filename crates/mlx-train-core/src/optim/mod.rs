@@ -3,36 +3,53 @@
 //! The learning rate and the step are arrays, state is explicit arrays by parameter name, and an
 //! update returns new arrays. So a training step that contains one can run eagerly or be compiled
 //! without freezing a number into it.
+//!
+//! In code, an [`Optimizer`] is built by its own methods, and [`ParameterGroups`] gives some
+//! parameters other settings. In a config file, [`OptimizerConfig`], [`GroupConfig`] and
+//! [`ScheduleConfig`] say the same.
 
+mod adafactor;
 mod adamw;
+mod arithmetic;
 mod clip;
+mod config;
+mod error;
+mod frozen;
+mod groups;
+mod lion;
+mod muon;
+mod muon_with_adamw;
+mod names;
+mod norms;
+mod rounding;
 mod schedule;
+mod schedule_config;
 mod sgd;
 mod state;
 mod weight_decay;
 
+pub use adafactor::Adafactor;
 pub use adamw::AdamW;
-pub use clip::{clip_grad_norm, grad_norm};
-pub use schedule::{Decay, Schedule};
+pub use clip::{Clip, Clipped};
+pub use config::{GroupConfig, OptimizerConfig};
+pub use error::{NearNames, OptimError};
+pub use frozen::Frozen;
+pub use groups::{Group, ParameterGroups};
+pub use lion::Lion;
+pub use muon::Muon;
+pub use muon_with_adamw::MuonWithAdamW;
+pub use names::NamePatterns;
+pub use norms::{GradientNorms, gradient_norms};
+pub use rounding::round_stochastically;
+pub use schedule::Schedule;
+pub use schedule_config::{Cooldown, ScheduleConfig};
 pub use sgd::Sgd;
 pub use state::OptimizerState;
-use weight_decay::WeightDecay;
+pub use weight_decay::WeightDecay;
 
 use crate::Result;
-use mlx_rs::{Array, Dtype};
+use mlx_rs::Array;
 use std::fmt::Debug;
-
-/// A setting that an optimizer, a schedule or clipping cannot take.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{setting} is {value}; it has to be {expected}")]
-pub struct OptimError {
-    /// What was set, with the thing that it belongs to.
-    pub setting: &'static str,
-    /// The value that was given.
-    pub value: f64,
-    /// The values that are allowed, in words.
-    pub expected: &'static str,
-}
 
 /// A parameter that an optimizer updates: its name in weight files and its present value.
 #[derive(Debug, Clone, Copy)]
@@ -47,9 +64,12 @@ pub struct Parameter<'a> {
 ///
 /// Arithmetic and state are f32 (f64 for f64 parameters); a parameter keeps its own dtype. In bf16
 /// a running mean with factor 0.999 would not move, because `1 - 2^-8` is the nearest number below 1.
+///
+/// Everything that changes from step to step is in the arrays that come in and go out: an optimizer
+/// itself is only settings.
 pub trait Optimizer: Debug {
     /// What the state arrays of a parameter are called in a saved state, in their order.
-    fn state_names(&self) -> &'static [&'static str];
+    fn state_names(&self, parameter: Parameter<'_>) -> &'static [&'static str];
 
     /// The state arrays of a parameter before its first update.
     ///
@@ -64,7 +84,7 @@ pub trait Optimizer: Debug {
     ///
     /// # Errors
     /// When MLX fails.
-    fn coefficients(&self, learning_rate: &Array, step: &Array) -> Result<Vec<Array>>;
+    fn coefficients(&self, learning_rate: &Array, step: &Array) -> Result<Coefficients>;
 
     /// The new value and state of a parameter; `gradient` has the parameter's shape.
     ///
@@ -75,8 +95,75 @@ pub trait Optimizer: Debug {
         parameter: Parameter<'_>,
         gradient: &Array,
         state: &[Array],
-        coefficients: &[Array],
+        coefficients: &Coefficients,
     ) -> Result<(Array, Vec<Array>)>;
+
+    /// Whether the parameter is updated at all. One that is not has no gradient and no state.
+    fn trains(&self, _parameter: Parameter<'_>) -> bool {
+        true
+    }
+
+    /// Refuses settings that do not fit the parameters of a model, which are all named here.
+    ///
+    /// # Errors
+    /// [`OptimError::NoMatch`] when a setting is for parameters that the model does not have.
+    fn check(&self, _names: &[&str]) -> Result<()> {
+        Ok(())
+    }
+
+    /// The gradients that the updates see, in the order of `names`: groups clip theirs here.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    fn clip(&self, _names: &[&str], gradients: Vec<Array>) -> Result<Vec<Array>> {
+        Ok(gradients)
+    }
+}
+
+impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
+    fn state_names(&self, parameter: Parameter<'_>) -> &'static [&'static str] {
+        self.as_ref().state_names(parameter)
+    }
+
+    fn init(&self, parameter: Parameter<'_>) -> Result<Vec<Array>> {
+        self.as_ref().init(parameter)
+    }
+
+    fn coefficients(&self, learning_rate: &Array, step: &Array) -> Result<Coefficients> {
+        self.as_ref().coefficients(learning_rate, step)
+    }
+
+    fn update(
+        &self,
+        parameter: Parameter<'_>,
+        gradient: &Array,
+        state: &[Array],
+        coefficients: &Coefficients,
+    ) -> Result<(Array, Vec<Array>)> {
+        self.as_ref().update(parameter, gradient, state, coefficients)
+    }
+
+    fn trains(&self, parameter: Parameter<'_>) -> bool {
+        self.as_ref().trains(parameter)
+    }
+
+    fn check(&self, names: &[&str]) -> Result<()> {
+        self.as_ref().check(names)
+    }
+
+    fn clip(&self, names: &[&str], gradients: Vec<Array>) -> Result<Vec<Array>> {
+        self.as_ref().clip(names, gradients)
+    }
+}
+
+/// What is the same for every parameter in one step: an optimizer's own numbers, and those of the
+/// optimizers that it is made of.
+#[derive(Debug, Clone, Default)]
+pub struct Coefficients {
+    /// Scalars `()` f32, as [`Optimizer::update`] expects them.
+    pub own: Vec<Array>,
+    /// Those of each optimizer inside of this one.
+    pub parts: Vec<Coefficients>,
 }
 
 /// Updates every parameter once: new values in the order of `names`, and the new state.
@@ -94,6 +181,8 @@ pub fn apply(
     step: &Array,
 ) -> Result<(Vec<Array>, OptimizerState)> {
     state.check_lengths(parameters.len(), gradients.len())?;
+    let names: Vec<&str> = state.parameter_names().map(AsRef::as_ref).collect();
+    let gradients = optimizer.clip(&names, gradients.to_vec())?;
     let coefficients = optimizer.coefficients(learning_rate, step)?;
     let mut updated = Vec::with_capacity(parameters.len());
     let new_state = state.try_map(|index, name, arrays| {
@@ -104,20 +193,4 @@ pub fn apply(
         Ok(arrays)
     })?;
     Ok((updated, new_state))
-}
-
-/// The dtype that state and arithmetic of a parameter have: f32, or f64 for f64.
-fn working_dtype(parameter: &Array) -> Dtype {
-    if parameter.dtype() == Dtype::Float64 { Dtype::Float64 } else { Dtype::Float32 }
-}
-
-/// An f32 scalar.
-fn scalar(value: f64) -> Array {
-    Array::from_f32(value as f32)
-}
-
-/// Zeros in the working dtype, once for each name.
-fn zero_state(parameter: Parameter<'_>, count: usize) -> Result<Vec<Array>> {
-    let dtype = working_dtype(parameter.value);
-    (0..count).map(|_| Ok(mlx_rs::ops::zeros_dtype(parameter.value.shape(), dtype)?)).collect()
 }

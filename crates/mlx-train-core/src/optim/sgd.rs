@@ -1,24 +1,30 @@
 //! Stochastic gradient descent with momentum.
 
-use super::{OptimError, Optimizer, Parameter, WeightDecay, scalar, working_dtype, zero_state};
+use super::{
+    Coefficients, OptimError, Optimizer, Parameter, WeightDecay,
+    arithmetic::{scalar, working_dtype, zero_state},
+    error::check_kept,
+    state::foreign,
+};
 use crate::Result;
 use mlx_rs::Array;
 
-/// Stochastic gradient descent, with momentum, Nesterov's variant and weight decay.
+/// Stochastic gradient descent, with momentum, dampening, Nesterov's variant and weight decay.
 ///
 /// With gradient `g` and learning rate `a`:
 ///
 /// ```text
-/// g = g + decay w        v = momentum v + g
+/// g = g + decay w        v = momentum v + (1 - dampening) g
 /// w = w - a v            (Nesterov: w - a (g + momentum v))
 /// ```
 ///
-/// Decay is off for parameters with fewer than two axes (norms and biases) unless
-/// [`Sgd::decay_vectors`] turns it on. Source: Sutskever et al., "On the importance of
-/// initialization and momentum in deep learning" (2013); the numbers are those of Python MLX's `SGD`.
+/// State: `v`, of the parameter's shape, where there is momentum. Source: Sutskever et al., "On the
+/// importance of initialization and momentum in deep learning" (2013); the numbers are those of
+/// Python MLX's `SGD`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sgd {
     momentum: f64,
+    dampening: f64,
     nesterov: bool,
     weight_decay: WeightDecay,
 }
@@ -29,53 +35,60 @@ impl Sgd {
     /// # Errors
     /// [`OptimError`] unless it is in `0..1`.
     pub fn momentum(self, momentum: f64) -> Result<Self> {
-        if (0.0..1.0).contains(&momentum) {
-            return Ok(Self { momentum, ..self });
-        }
-        let expected = "at least 0 and below 1";
-        Err(OptimError { setting: "momentum of Sgd", value: momentum, expected }.into())
+        Ok(Self { momentum: check_kept("momentum of Sgd", momentum)?, ..self })
+    }
+
+    /// Sets which share of the gradient the velocity does not take up; it needs momentum.
+    ///
+    /// # Errors
+    /// [`OptimError`] unless it is in `0..1`, and 0 with Nesterov's variant.
+    pub fn dampening(self, dampening: f64) -> Result<Self> {
+        Self { dampening: check_kept("dampening of Sgd", dampening)?, ..self }.checked()
     }
 
     /// Sets momentum with Nesterov's look-ahead.
     ///
     /// # Errors
-    /// [`OptimError`] unless `momentum` is above 0 and below 1.
+    /// [`OptimError`] unless `momentum` is above 0 and below 1, and there is no dampening.
     pub fn nesterov(self, momentum: f64) -> Result<Self> {
         if momentum > 0.0 && momentum < 1.0 {
-            return Ok(Self { momentum, nesterov: true, ..self });
+            return Self { momentum, nesterov: true, ..self }.checked();
         }
         let expected = "above 0 and below 1";
-        Err(OptimError { setting: "Nesterov momentum of Sgd", value: momentum, expected }.into())
+        let setting = "Nesterov momentum of Sgd";
+        Err(OptimError::Setting { setting, value: momentum, expected }.into())
     }
 
-    /// Sets the factor of the L2 penalty whose gradient is added.
-    ///
-    /// # Errors
-    /// [`OptimError`] unless it is finite and at least 0.
-    pub fn weight_decay(self, weight_decay: f64) -> Result<Self> {
-        let weight_decay = self.weight_decay.with_rate(weight_decay, "weight decay of Sgd")?;
-        Ok(Self { weight_decay, ..self })
-    }
-
-    /// Sets whether parameters with fewer than two axes decay too.
+    /// Sets the weight decay: an L2 penalty whose gradient is added.
     #[must_use]
-    pub fn decay_vectors(self, decay_vectors: bool) -> Self {
-        let weight_decay = WeightDecay { vectors: decay_vectors, ..self.weight_decay };
+    pub fn weight_decay(self, weight_decay: WeightDecay) -> Self {
         Self { weight_decay, ..self }
+    }
+
+    fn checked(self) -> Result<Self> {
+        if !self.nesterov || self.dampening == 0.0 {
+            return Ok(self);
+        }
+        Err(OptimError::Conflict(format!(
+            "Nesterov's variant of Sgd has no dampening, and it is {}; set one of the two",
+            self.dampening
+        ))
+        .into())
     }
 }
 
 impl Optimizer for Sgd {
-    fn state_names(&self) -> &'static [&'static str] {
+    fn state_names(&self, _parameter: Parameter<'_>) -> &'static [&'static str] {
         if self.momentum > 0.0 { &["v"] } else { &[] }
     }
 
     fn init(&self, parameter: Parameter<'_>) -> Result<Vec<Array>> {
-        zero_state(parameter, self.state_names().len())
+        let count = self.state_names(parameter).len();
+        zero_state(parameter, &[parameter.value.shape()][..count])
     }
 
-    fn coefficients(&self, learning_rate: &Array, _step: &Array) -> Result<Vec<Array>> {
-        Ok(vec![learning_rate.clone()])
+    fn coefficients(&self, learning_rate: &Array, _step: &Array) -> Result<Coefficients> {
+        Ok(Coefficients { own: vec![learning_rate.clone()], ..Coefficients::default() })
     }
 
     fn update(
@@ -83,21 +96,22 @@ impl Optimizer for Sgd {
         parameter: Parameter<'_>,
         gradient: &Array,
         state: &[Array],
-        coefficients: &[Array],
+        coefficients: &Coefficients,
     ) -> Result<(Array, Vec<Array>)> {
-        let [learning_rate] = coefficients else {
-            return Err(super::state::foreign(parameter.name, "Sgd"));
+        let [learning_rate] = coefficients.own.as_slice() else {
+            return Err(foreign(parameter.name, "Sgd"));
         };
         let dtype = working_dtype(parameter.value);
         let w = parameter.value.as_dtype(dtype)?;
         let mut g = gradient.as_dtype(dtype)?;
-        if self.weight_decay.acts_on(parameter) {
-            g = g.add(w.multiply(scalar(self.weight_decay.rate))?)?;
+        if let Some(decay) = self.weight_decay.of(parameter) {
+            g = g.add(w.multiply(scalar(decay))?)?;
         }
         let (change, state) = match state {
             [] => (g, vec![]),
             [v] => {
-                let v = v.multiply(scalar(self.momentum))?.add(&g)?;
+                let added = g.multiply(scalar(1.0 - self.dampening))?;
+                let v = v.multiply(scalar(self.momentum))?.add(added)?;
                 let change = if self.nesterov {
                     g.add(v.multiply(scalar(self.momentum))?)?
                 } else {
@@ -105,7 +119,7 @@ impl Optimizer for Sgd {
                 };
                 (change, vec![v])
             }
-            _ => return Err(super::state::foreign(parameter.name, "Sgd")),
+            _ => return Err(foreign(parameter.name, "Sgd")),
         };
         let w = w.subtract(learning_rate.multiply(change)?)?;
         Ok((w.as_dtype(parameter.value.dtype())?, state))

@@ -4,7 +4,7 @@ use super::{EarlyStoppingConfig, SpikeConfig, TrainError};
 use crate::{
     Result,
     config::ModelConfig,
-    optim::{AdamW, Decay, Schedule},
+    optim::{AdamW, Schedule, ScheduleConfig, WeightDecay},
 };
 
 /// How a model is trained: the `[train]` section of a config file.
@@ -33,7 +33,7 @@ pub struct TrainConfig {
     #[config(default = 0, range = 0..)]
     pub warmup_steps: u64,
     /// What the learning rate does after that.
-    pub schedule: Decay,
+    pub schedule: ScheduleConfig,
     /// The learning rate at the end, unless it is constant.
     #[config(default = 0.0, range = 0.0..)]
     pub final_learning_rate: f64,
@@ -95,13 +95,7 @@ impl TrainConfig {
         if warmup_steps > total_steps {
             return Err(TrainError::LongWarmup { warmup_steps, total_steps }.into());
         }
-        Schedule::new(
-            self.schedule,
-            self.learning_rate,
-            self.final_learning_rate,
-            warmup_steps,
-            total_steps,
-        )
+        self.schedule.build(self.learning_rate, self.final_learning_rate, warmup_steps, total_steps)
     }
 
     /// The optimizer that the settings describe.
@@ -109,10 +103,9 @@ impl TrainConfig {
     /// # Errors
     /// [`crate::optim::OptimError`] when a setting is out of range.
     pub fn adamw(&self) -> Result<AdamW> {
-        AdamW::default()
-            .betas(self.beta1, self.beta2)?
-            .epsilon(self.epsilon)?
-            .weight_decay(self.weight_decay)
+        let weight_decay = WeightDecay::matrices(self.weight_decay)?;
+        let adamw = AdamW::default().betas(self.beta1, self.beta2)?.epsilon(self.epsilon)?;
+        Ok(adamw.weight_decay(weight_decay))
     }
 
     /// What no field can check alone.

@@ -6,7 +6,7 @@ use crate::{
     data::Batch,
     ffi,
     model::{BaseModel, Loss},
-    optim::{self, Optimizer, OptimizerState, Parameter},
+    optim::{self, Clip, Clipped, Optimizer, OptimizerState, Parameter},
     rng,
 };
 use mlx_rs::{Array, Dtype, ops::maximum};
@@ -30,13 +30,15 @@ impl TrainState {
     where
         M: BaseModel + ?Sized,
     {
-        let names: Rc<[_]> = parameters::trainable_names(model).into();
-        if names.is_empty() {
-            return Err(TrainError::NothingToTrain.into());
-        }
+        let names = parameters::trainable_names(model);
         let values = parameters::get(model, &names)?;
         let parameters = names.iter().zip(&values).map(|(name, value)| Parameter { name, value });
         let optimizer = OptimizerState::new(optimizer, parameters)?;
+        // Those that a group of the optimizer freezes are not among them.
+        let names: Rc<[_]> = optimizer.parameter_names().cloned().collect();
+        if names.is_empty() {
+            return Err(TrainError::NothingToTrain.into());
+        }
         Ok(Self { step: 0, names, optimizer, key: rng::key(seed)? })
     }
 
@@ -81,7 +83,7 @@ pub struct StepOutput {
 /// were before. When MLX fails in the computation at the end (no memory, say), both are lost: new values
 /// take the memory of the old ones.
 ///
-/// `max_grad_norm` clips as [`optim::clip_grad_norm`] does.
+/// `max_grad_norm` clips as [`Clip::global_norm`] does.
 ///
 /// # Errors
 /// [`TrainError::NoBatch`] without a micro-batch; [`TrainError::MissingParameter`] when the model is
@@ -145,17 +147,16 @@ where
     }
     let Gradients { loss, arrays } = mean.ok_or(TrainError::NoBatch)?;
 
-    let (arrays, grad_norm) = if let Some(max_norm) = max_grad_norm {
-        optim::clip_grad_norm(&arrays, max_norm)?
-    } else {
-        let norm = optim::grad_norm(&arrays)?;
-        (arrays, norm)
-    };
+    let mut clip = Clip::default();
+    if let Some(max_norm) = max_grad_norm {
+        clip = clip.global_norm(max_norm)?;
+    }
+    let Clipped { gradients, norms } = clip.apply(&arrays)?;
     let step = state.step + 1;
     let (updated, optimizer) = optim::apply(
         optimizer,
         from,
-        &arrays,
+        &gradients,
         &state.optimizer,
         &Array::from_f32(learning_rate as f32),
         // As f32, the type that powers of the betas are taken in; exact to 16 million steps.
@@ -163,7 +164,7 @@ where
     )?;
     parameters::set(model, &state.names, &updated)?;
     let next = TrainState { step, names: Rc::clone(&state.names), optimizer, key: next_key };
-    Ok((StepOutput { loss, grad_norm }, next))
+    Ok((StepOutput { loss, grad_norm: norms.total }, next))
 }
 
 /// A mean loss and its gradients, in the order of the names.

@@ -1,0 +1,40 @@
+//! The small pieces that updates are made of.
+
+use super::Parameter;
+use crate::{Result, loss::sum_f32};
+use mlx_rs::{Array, Dtype, ops::zeros_dtype};
+
+/// The dtype that state and arithmetic of a parameter have: f32, or f64 for f64.
+pub(super) fn working_dtype(parameter: &Array) -> Dtype {
+    if parameter.dtype() == Dtype::Float64 { Dtype::Float64 } else { Dtype::Float32 }
+}
+
+/// An f32 scalar.
+pub(super) fn scalar(value: f64) -> Array {
+    Array::from_f32(value as f32)
+}
+
+/// Zeros of these shapes in the working dtype of a parameter.
+pub(super) fn zero_state(parameter: Parameter<'_>, shapes: &[&[i32]]) -> Result<Vec<Array>> {
+    let dtype = working_dtype(parameter.value);
+    shapes.iter().map(|shape| Ok(zeros_dtype(shape, dtype)?)).collect()
+}
+
+/// `kept * mean + (1 - kept) * x`.
+pub(super) fn moving_average(mean: &Array, x: &Array, kept: f64) -> Result<Array> {
+    Ok(mean.multiply(scalar(kept))?.add(x.multiply(scalar(1.0 - kept))?)?)
+}
+
+/// Rows up to this long are added up as they lie; an f32 sum loses digits with its length.
+const LONGEST_ROW: i32 = 4096;
+
+/// The sum `()` of squares of an array of any shape, f32.
+pub(super) fn sum_of_squares(x: &Array) -> Result<Array> {
+    let mut sums = x.as_dtype(Dtype::Float32)?.square()?;
+    // Gradients of a weight are often transposed views: rows first, so that little is copied.
+    while sums.ndim() > 1 && sums.dim(-1) <= LONGEST_ROW {
+        sums = sums.sum_axis(-1, false)?;
+    }
+    // MLX's own sum over all elements is wrong in the fourth digit on a CPU.
+    sum_f32(&sums)
+}

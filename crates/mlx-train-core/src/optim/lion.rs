@@ -1,0 +1,94 @@
+//! Lion: steps of one size, in the direction of the sign of a momentum.
+
+use super::{
+    Coefficients, Optimizer, Parameter, WeightDecay,
+    arithmetic::{moving_average, scalar, working_dtype, zero_state},
+    error::check_kept,
+    state::foreign,
+};
+use crate::Result;
+use mlx_rs::{Array, ops::sign};
+
+/// Lion (evolved sign momentum), with decoupled weight decay.
+///
+/// With gradient `g` and learning rate `a`:
+///
+/// ```text
+/// c = b1 m + (1 - b1) g          m = b2 m + (1 - b2) g
+/// w = (1 - a decay) w - a sign(c)
+/// ```
+///
+/// State: `m`, of the parameter's shape. Every element moves by the learning rate, so that a rate
+/// of a third to a tenth of AdamW's, with as much more decay, does as much. Source: Chen et al.,
+/// arXiv:2302.06675, algorithm 2 and section 5; the numbers are those of Python MLX's `Lion`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lion {
+    beta1: f64,
+    beta2: f64,
+    weight_decay: WeightDecay,
+}
+
+impl Default for Lion {
+    /// Betas 0.9 and 0.99, no weight decay: Python MLX's defaults.
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.99, weight_decay: WeightDecay::NONE }
+    }
+}
+
+impl Lion {
+    /// Sets how much of the momentum a step's direction has, and how much of it stays.
+    ///
+    /// # Errors
+    /// [`OptimError`](super::OptimError) unless both are in `0..1`.
+    pub fn betas(self, beta1: f64, beta2: f64) -> Result<Self> {
+        let beta1 = check_kept("beta1 of Lion", beta1)?;
+        let beta2 = check_kept("beta2 of Lion", beta2)?;
+        Ok(Self { beta1, beta2, ..self })
+    }
+
+    /// Sets the weight decay, which is decoupled from the gradient.
+    #[must_use]
+    pub fn weight_decay(self, weight_decay: WeightDecay) -> Self {
+        Self { weight_decay, ..self }
+    }
+}
+
+impl Optimizer for Lion {
+    fn state_names(&self, _parameter: Parameter<'_>) -> &'static [&'static str] {
+        &["m"]
+    }
+
+    fn init(&self, parameter: Parameter<'_>) -> Result<Vec<Array>> {
+        zero_state(parameter, &[parameter.value.shape()])
+    }
+
+    /// The learning rate, and what decay leaves of a weight.
+    fn coefficients(&self, learning_rate: &Array, _step: &Array) -> Result<Coefficients> {
+        let removed = learning_rate.multiply(scalar(self.weight_decay.rate()))?;
+        let own = vec![learning_rate.clone(), scalar(1.0).subtract(removed)?];
+        Ok(Coefficients { own, ..Coefficients::default() })
+    }
+
+    fn update(
+        &self,
+        parameter: Parameter<'_>,
+        gradient: &Array,
+        state: &[Array],
+        coefficients: &Coefficients,
+    ) -> Result<(Array, Vec<Array>)> {
+        let ([m], [learning_rate, kept]) = (state, coefficients.own.as_slice()) else {
+            return Err(foreign(parameter.name, "Lion"));
+        };
+        let dtype = working_dtype(parameter.value);
+        let g = gradient.as_dtype(dtype)?;
+        let direction = sign(moving_average(m, &g, self.beta1)?)?;
+        let m = moving_average(m, &g, self.beta2)?;
+
+        let mut w = parameter.value.as_dtype(dtype)?;
+        if self.weight_decay.of(parameter).is_some() {
+            w = w.multiply(kept)?;
+        }
+        let w = w.subtract(learning_rate.multiply(direction)?)?;
+        Ok((w.as_dtype(parameter.value.dtype())?, vec![m]))
+    }
+}

@@ -1,0 +1,83 @@
+//! How large gradients are.
+
+use super::arithmetic::{scalar, sum_of_squares};
+use crate::{Result, loss::sum_f32};
+use mlx_rs::{Array, ops::stack};
+
+/// The L2 norms of gradients, in f32 whatever their dtypes.
+#[derive(Debug, Clone)]
+pub struct GradientNorms {
+    /// The norm of all of them together: a scalar `()`.
+    pub total: Array,
+    /// The norm of each, in order: `(P,)`. One that is not finite says which parameter has a
+    /// gradient with an infinity or a NaN, or one too large for its square to be an f32 (1e19).
+    pub per_parameter: Array,
+}
+
+/// The norms of gradients, of any shapes. Nothing is read back, so the function can be traced.
+///
+/// # Errors
+/// When MLX fails.
+pub fn gradient_norms(gradients: &[Array]) -> Result<GradientNorms> {
+    if gradients.is_empty() {
+        return Ok(GradientNorms { total: scalar(0.0), per_parameter: Array::zeros::<f32>(&[0])? });
+    }
+    let squares = gradients.iter().map(sum_of_squares).collect::<Result<Vec<_>>>()?;
+    let squares = stack(&squares, 0)?; // (P,)
+    Ok(GradientNorms { total: sum_f32(&squares)?.sqrt()?, per_parameter: squares.sqrt()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers that look random, with squares of every size, and what f64 says their norm is.
+    fn gradient(shape: &[i32]) -> (Array, f64) {
+        let count: i32 = shape.iter().product();
+        let values: Vec<f32> = (0..count)
+            .map(|i| ((i.wrapping_mul(1_103_515_245) >> 8) & 0xffff) as f32 / 65_536.0 + 0.5)
+            .collect();
+        let norm = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+        (Array::from_slice(&values, shape), norm)
+    }
+
+    #[test]
+    fn the_norm_of_a_million_elements_is_right_to_a_millionth() -> Result<()> {
+        for shape in [
+            &[1 << 20][..],
+            &[1024, 1024],
+            &[4, 1 << 18],
+            &[1 << 18, 4],
+            &[256, 4096],
+            &[1_048_573],
+        ] {
+            let (array, expected) = gradient(shape);
+            let norm = f64::from(gradient_norms(&[array])?.total.try_item_exact::<f32>()?);
+            let error = (norm / expected - 1.0).abs();
+            assert!(error < 1e-6, "{shape:?}: {norm} instead of {expected}, off by {error:.1e}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn scalars_empty_arrays_and_views_are_counted() -> Result<()> {
+        let (matrix, squared) = gradient(&[3, 5]);
+        let empty = Array::zeros::<f32>(&[0, 3])?;
+        let norms = gradient_norms(&[matrix.transpose()?, scalar(2.0), empty])?;
+        let total = f64::from(norms.total.try_item_exact::<f32>()?);
+        assert!((total - squared.hypot(2.0)).abs() < 1e-6, "{total}");
+        assert_eq!(norms.per_parameter.try_as_slice::<f32>()?[1..], [2.0, 0.0]);
+        assert_eq!(gradient_norms(&[])?.per_parameter.shape(), [0]);
+        Ok(())
+    }
+
+    #[test]
+    fn the_gradient_that_is_not_finite_is_told_by_its_place() -> Result<()> {
+        let bad = Array::from_slice(&[1.0, f32::NAN], &[2]);
+        let norms = gradient_norms(&[scalar(1.0), bad, scalar(f64::INFINITY)])?;
+        let finite = norms.per_parameter.is_finite()?;
+        assert_eq!(finite.try_as_slice::<bool>()?, [true, false, false]);
+        assert!(norms.total.try_item_exact::<f32>()?.is_nan());
+        Ok(())
+    }
+}
