@@ -170,7 +170,7 @@ fn texts_without_a_window_are_refused() {
 
     let short = Text::new("abc", "short.txt");
     let message = short.windows(3).unwrap_err().to_string();
-    let expected = "short.txt has 3 bytes, and a window of sequence length 3 needs 4: use a longer text or a shorter \
+    let expected = "short.txt has 3 tokens, and a window of sequence length 3 needs 4: use a longer text or a shorter \
                     sequence";
     assert_eq!(message, expected);
     assert_eq!(short.windows(2).unwrap().len(), 1);
