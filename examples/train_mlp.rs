@@ -60,7 +60,7 @@ fn main() -> Result<()> {
     };
 
     let sizes = MlpConfig {
-        input_size: training.features().dim(1),
+        input_size: training.feature_shape()[0],
         output_size: NUM_CLASSES as i32,
         hidden_sizes: vec![256, 256],
         dropout: 0.2,
@@ -89,7 +89,7 @@ fn main() -> Result<()> {
         .evaluate_on(&held_out)
         .metric("accuracy", accuracy)
         .on_event(|event| progress.show(event))
-        .run(&training)?
+        .run(training.clone())?
         .history;
 
     folder.finish(model.as_ref(), &history, &Chart::loss("MLP on digits", &history))?;

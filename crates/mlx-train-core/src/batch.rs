@@ -26,4 +26,9 @@ impl Batch {
     pub fn with_segments(self, segments: Array) -> Self {
         Self { segments: Some(segments), ..self }
     }
+
+    /// All its arrays: `x`, `y`, and `segments` if there are any.
+    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
+        [&self.x, &self.y].into_iter().chain(&self.segments)
+    }
 }

@@ -120,14 +120,14 @@ fn a_boxed_model_learns_xor() -> Result<()> {
     let history = Trainer::new(&mut model, config(200))?
         .evaluate_on(&data)
         .metric("accuracy", accuracy)
-        .run(&data)?
+        .run(data.clone())?
         .history;
     let Evaluation { loss, num_targets, metrics } = history.last_held_out().unwrap();
     assert!(*loss < 0.05, "loss {loss}");
     assert_eq!(*num_targets as usize, 4);
     assert_eq!(metrics[..], [("accuracy".to_owned(), 1.0)]);
     // Without a box, too: `dyn BaseModel` itself.
-    Trainer::new(model.as_mut(), config(1))?.run(&data)?;
+    Trainer::new(model.as_mut(), config(1))?.run(data.clone())?;
     Ok(())
 }
 
@@ -299,7 +299,7 @@ fn bf16_models_stay_bf16_through_training() -> Result<()> {
         *value = value.as_dtype(Dtype::Bfloat16)?;
     }
     let data = waves(16)?;
-    let (x, y) = (data.features().as_dtype(Dtype::Bfloat16)?, data.targets().clone());
+    let (x, y) = (data.features()?.as_dtype(Dtype::Bfloat16)?, data.targets()?);
     let mut state = TrainState::new(&model, &AdamW::default(), 0)?;
     for _ in 0..10 {
         let batch = Batch::new(x.clone(), y.clone());
@@ -360,7 +360,7 @@ fn a_run_that_diverges_stops_and_says_where() -> Result<()> {
 
 #[test]
 fn a_target_that_is_no_class_stops_the_run_and_is_named_as_a_cause() -> Result<()> {
-    let features = xor()?.features().clone();
+    let features = xor()?.features()?;
     for bad in [2, -3, 1 << 20] {
         // `with_labels` would refuse it.
         let data = InMemory::new(features.clone(), Array::from_slice(&[0, 1, bad, 0], &[4]))?;
@@ -439,7 +439,7 @@ fn events_come_in_order_with_their_numbers() -> Result<()> {
                 _ => panic!("{event:?}"),
             });
         })
-        .run(&data)?
+        .run(data.clone())?
         .history;
     assert_eq!(
         seen,
@@ -477,7 +477,7 @@ fn every_setting_of_the_config_reaches_the_optimizer_and_the_schedule() -> Resul
     let schedule = ScheduleConfig::Cosine.build(0.03, 0.003, 2, 6)?;
     let (data, max_grad_norm) = (waves(8)?, config.max_grad_norm);
     let mut model = Mlp::new(1, 1, Task::Regression)?;
-    let history = Trainer::new(&mut model, config)?.run(&data)?.history;
+    let history = Trainer::new(&mut model, config)?.run(data.clone())?.history;
     let rates: Vec<_> = history.training.iter().map(|point| point.learning_rate).collect();
     assert_eq!(rates, (0..6).map(|step| schedule.at(step)).collect::<Vec<_>>());
 
@@ -523,7 +523,7 @@ fn layers_are_told_to_train_in_steps_and_not_in_evaluations_nor_after() -> Resul
     let mut model = Noting { scale, trains: false, seen: vec![] };
     let data = waves(8)?;
     let config = TrainConfig { eval_every: 1, ..config(2) };
-    Trainer::new(&mut model, config)?.evaluate_on(&data).run(&data)?;
+    Trainer::new(&mut model, config)?.evaluate_on(&data).run(data.clone())?;
     // The first is the look at the held-out data before anything is trained.
     assert_eq!(model.seen, [false, true, false, true, false]);
     assert!(!model.trains);
@@ -642,12 +642,12 @@ fn a_run_stops_early_when_its_metric_gets_no_better() -> Result<()> {
                 told = Some((*step, best.step));
             }
         })
-        .run(&data)?;
+        .run(data.clone())?;
     assert_eq!(told, Some((9, 3)));
     let stopped = Outcome::Stopped { reason: StopReason::EarlyStopping, checkpoint: None };
     assert_eq!((trained.step, trained.outcome), (9, stopped));
 
-    let refused = Trainer::new(&mut model, config)?.run(&data).unwrap_err();
+    let refused = Trainer::new(&mut model, config)?.run(data.clone()).unwrap_err();
     assert!(
         refused.to_string().contains("`early_stopping` watches the held-out data"),
         "{refused}"
@@ -732,14 +732,14 @@ fn memory_does_not_grow_with_steps_or_micro_batches() -> Result<()> {
                 active.insert(report.step, report.memory.active_bytes);
             }
         })
-        .run(&data)?;
+        .run(data.clone())?;
     // 4 KiB are a tenth of what the model, its state and its gradients hold.
     assert!(active[&200] <= active[&20] + 4096, "{} then {}", active[&20], active[&200]);
 
     let mut peak = |accumulation| -> Result<u64> {
         Memory::reset_peak()?;
         let config = TrainConfig { accumulation, batch_size: 512, ..config(2) };
-        Trainer::new(&mut model, config)?.run(&data)?;
+        Trainer::new(&mut model, config)?.run(data.clone())?;
         Ok(Memory::now()?.peak_bytes)
     };
     peak(2)?;

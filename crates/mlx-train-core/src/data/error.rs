@@ -44,7 +44,54 @@ pub enum DataError {
         /// How many classes there are.
         num_classes: usize,
     },
+    /// A batch that a dataset could not make.
+    #[error("no batch could be made of {} of the data", some(rows))]
+    Batch {
+        /// The rows that it was asked for.
+        rows: Vec<usize>,
+        /// What it returned.
+        source: Box<crate::Error>,
+    },
+    /// A loader whose last epoch is over.
+    #[error(
+        "the last epoch is over after {rows_taken} rows: ask for more epochs, or for fewer batches"
+    )]
+    Ended {
+        /// How many rows it has handed out.
+        rows_taken: u64,
+    },
+    /// A dataset that panicked, with what it said.
+    #[error("the dataset panicked: {0}")]
+    Panic(String),
+    /// A position that belongs to other data or another order.
+    #[error(
+        "the saved position does not belong to this data ({differences}): resume with the data and the \
+         order of the run that saved it, or start anew"
+    )]
+    Position {
+        /// Each thing that differs, as it was and as it is.
+        differences: String,
+    },
+    /// The system does not start the threads of a loader.
+    #[error("the data loader cannot start {num_workers} threads: lower num_workers")]
+    Thread {
+        /// How many there should be.
+        num_workers: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A dataset that does not fit together, or a request that it cannot fulfil.
     #[error("{0}")]
     Invalid(String),
+}
+
+/// Row numbers for a message: all of a few, the first of many.
+fn some(rows: &[usize]) -> String {
+    const SHOWN: usize = 8;
+    let list = |rows: &[usize]| rows.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    match rows {
+        [row] => format!("row {row}"),
+        rows if rows.len() <= SHOWN => format!("rows {}", list(rows)),
+        rows => format!("rows {}, … ({} rows)", list(&rows[..SHOWN]), rows.len()),
+    }
 }

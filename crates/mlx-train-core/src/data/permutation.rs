@@ -1,5 +1,7 @@
 //! A shuffled order that needs no memory.
 
+use super::random::{GOLDEN, epoch_state, mix};
+
 /// A random order of `0..len` in which any position is computed by itself.
 ///
 /// A balanced Feistel network on the bits of the index, walked until the result is below `len`
@@ -21,7 +23,7 @@ impl Permutation {
     pub fn new(len: usize, seed: u64, epoch: u64) -> Self {
         let len = len as u64;
         let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
-        let mut state = mix(seed).wrapping_add(mix(!epoch));
+        let mut state = epoch_state(seed, epoch);
         let keys = std::array::from_fn(|_| {
             state = state.wrapping_add(GOLDEN);
             mix(state)
@@ -50,16 +52,6 @@ impl Permutation {
         }
         left << self.half_bits | right
     }
-}
-
-/// The odd number nearest to 2^64 divided by the golden ratio.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// The finaliser of `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number generators").
-fn mix(x: u64) -> u64 {
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

@@ -77,12 +77,8 @@ impl TrainConfig {
     /// fewer rows: every row is trained on as often as every other.
     pub fn total_steps(&self, num_rows: usize) -> u64 {
         let rows_per_step = self.batch_size.saturating_mul(self.accumulation) as u64;
-        self.total_rows(num_rows).map_or(self.steps, |rows| rows.div_ceil(rows_per_step.max(1)))
-    }
-
-    /// How many rows the run sees, if it ends with an epoch.
-    pub(super) fn total_rows(&self, num_rows: usize) -> Option<u64> {
-        self.epochs.map(|epochs| epochs.saturating_mul(num_rows as u64))
+        let total_rows = self.epochs.map(|epochs| epochs.saturating_mul(num_rows as u64));
+        total_rows.map_or(self.steps, |rows| rows.div_ceil(rows_per_step.max(1)))
     }
 
     /// The learning rate over the `total_steps` of the run.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Result,
     config::ModelConfig,
-    data::{self, Batch, Dataset, Stream},
+    data::{self, Batch, DataLoader, Dataset, LoaderOptions},
     model::{BaseModel, Loss},
     optim::{Optimizer, Schedule},
     profile::{Memory, Throughput},
@@ -26,12 +26,12 @@ use std::{
 ///
 /// ```no_run
 /// # use mlx_train_core::{Result, data::Dataset, model::BaseModel, train::*};
-/// # fn example(mut model: Box<dyn BaseModel>, training: impl Dataset, test: impl Dataset) -> Result<()> {
+/// # fn example(mut model: Box<dyn BaseModel>, training: impl Dataset + 'static, test: impl Dataset) -> Result<()> {
 /// let trained = Trainer::new(&mut model, TrainConfig { steps: 500, ..TrainConfig::default() })?
 ///     .evaluate_on(&test)
 ///     .metric("accuracy", accuracy)
 ///     .on_event(|event| if let Event::Step(report) = event { println!("{}", report.loss) })
-///     .run(&training)?;
+///     .run(training)?;
 /// # Ok(()) }
 /// ```
 pub struct Trainer<'a, M: BaseModel + ?Sized> {
@@ -110,10 +110,18 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
     /// # Errors
     /// [`TrainError::NotFinite`] when loss or gradients stop being numbers; what the model and the data
     /// return.
-    pub fn run(mut self, training: impl Dataset) -> Result<Trained> {
+    pub fn run(mut self, training: impl Dataset + 'static) -> Result<Trained> {
         let mut state = TrainState::new(self.model, &*self.optimizer, self.config.seed)?;
-        let mut stream = Stream::new(training, self.config.seed)?;
-        let num_rows = stream.dataset().len();
+        let mut loader = DataLoader::new(
+            training,
+            LoaderOptions {
+                batch_size: self.config.batch_size,
+                seed: self.config.seed,
+                epochs: self.config.epochs,
+                ..LoaderOptions::default()
+            },
+        )?;
+        let num_rows = loader.num_rows();
         let mut run = Run::new(&self.config, num_rows);
         let schedule = match self.schedule.take() {
             Some(schedule) => schedule,
@@ -125,14 +133,8 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
         let outcome = loop {
             let learning_rate = schedule.at(state.step());
             let began = Instant::now();
-            let mut waited = Duration::ZERO;
-            let micro_batches = (0..self.config.accumulation).map_while(|_| {
-                let rows = run.next_rows(stream.position(), self.config.batch_size)?;
-                let began = Instant::now();
-                let batch = stream.next_batch(rows);
-                waited += began.elapsed();
-                Some(batch)
-            });
+            let waited_before = loader.waited();
+            let micro_batches = loader.by_ref().take(self.config.accumulation);
             let output = train_step(
                 self.model,
                 &mut state,
@@ -146,11 +148,12 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
             if let Some(spike) = run.spikes.observe(step, numbers.loss) {
                 (self.on_event)(&Event::Spike(spike));
             }
+            let waited = loader.waited().saturating_sub(waited_before);
             run.add(&numbers, waited, began.elapsed());
 
             let ended = run.ended(step, &self.stop);
             if is_due(step, self.config.log_every, ended.is_some()) {
-                let report = run.report(&numbers, stream.epochs())?;
+                let report = run.report(&numbers, loader.epochs())?;
                 (self.on_event)(&Event::Step(report));
             }
             let mut stopped_early = false;
@@ -271,8 +274,6 @@ struct Run {
     began: Instant,
     /// How many steps there are.
     steps: u64,
-    /// How many rows there are, if the run ends with an epoch.
-    total_rows: Option<u64>,
     deadline: Option<Instant>,
     spikes: SpikeDetector,
     early_stopping: Option<EarlyStopping>,
@@ -298,7 +299,6 @@ impl Run {
         Self {
             began,
             steps: config.total_steps(num_rows),
-            total_rows: config.total_rows(num_rows),
             deadline: config.max_minutes.and_then(limit).and_then(|time| began.checked_add(time)),
             spikes: SpikeDetector::new(config.spike.clone()),
             early_stopping: config.early_stopping.clone().map(EarlyStopping::new),
@@ -306,13 +306,6 @@ impl Run {
             num_targets: 0.0,
             history: History::default(),
         }
-    }
-
-    /// How many rows the next micro-batch has, or `None` when the last epoch is over.
-    fn next_rows(&self, position: u64, batch_size: usize) -> Option<usize> {
-        let left = self.total_rows.map_or(batch_size as u64, |rows| rows.saturating_sub(position));
-        let rows = left.min(batch_size as u64) as usize;
-        (rows > 0).then_some(rows)
     }
 
     /// How the run ends after this step, if it does.

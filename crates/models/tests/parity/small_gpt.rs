@@ -4,7 +4,7 @@ use crate::common::build;
 use mlx_rs::Array;
 use mlx_train_core::{
     config::ModelConfig,
-    data::{InMemory, Stream},
+    data::{DataLoader, InMemory, LoaderOptions},
     store::save_weights,
     train::{Event, TrainConfig, Trainer},
 };
@@ -63,7 +63,7 @@ fn rows(num_rows: i32) -> InMemory {
 /// Loss and gradient norm of every step.
 type Steps = Vec<(f32, f32)>;
 
-fn train(mut model: Transformer, config: TrainConfig, rows: &InMemory) -> Steps {
+fn train(mut model: Transformer, config: TrainConfig, rows: InMemory) -> Steps {
     let mut steps = Vec::new();
     Trainer::new(&mut model, config)
         .unwrap()
@@ -94,15 +94,19 @@ fn a_small_gpt_learns_as_in_python_mlx() {
     let folder = tempfile::tempdir().unwrap();
     save_weights(&model, folder.path().join("weights.safetensors")).unwrap();
     // The rows in the order in which the trainer comes to them.
-    let mut stream = Stream::new(&rows, config.seed).unwrap();
-    let batch = stream.next_batch(config.steps as usize * config.batch_size).unwrap();
+    let options = LoaderOptions {
+        batch_size: config.steps as usize * config.batch_size,
+        seed: config.seed,
+        ..Default::default()
+    };
+    let batch = DataLoader::new(rows.clone(), options).unwrap().next_batch().unwrap();
     let data = folder.path().join("data.safetensors");
     Array::save_safetensors([("x", &batch.x), ("y", &batch.y)], None, data).unwrap();
 
     // At the same time, as each computes on one core for most of its steps.
     let (ours, expected) = thread::scope(|scope| {
         let python = scope.spawn(|| train_in_python(&sizes, &config, folder.path()));
-        (train(model, config.clone(), &rows), python.join().unwrap())
+        (train(model, config.clone(), rows), python.join().unwrap())
     });
     assert_eq!(ours.len(), expected.len());
     for (step, (ours, expected)) in (1..).zip(ours.iter().zip(&expected)) {

@@ -1,0 +1,102 @@
+//! The threads that make batches ahead, and how batches get from them to the caller.
+//!
+//! Since MLX 0.31 each thread has streams of its own, and an operation that was recorded on one thread
+//! cannot be computed on another: MLX refuses with "There is no Stream(cpu, 0) in current thread"
+//! (`backend/{cpu/encoder,metal/device,cuda/device}.cpp`). So a batch is evaluated where it was made. What
+//! crosses to the caller is memory alone: `eval` returns when all of it is written, and leaves no
+//! operation, input or event on the arrays (`transforms.cpp`, `eval_impl`).
+
+use super::{
+    Batch, DataError, Dataset, Sampler,
+    plan::{Plan, PlannedBatch},
+};
+use crate::{Result, ffi};
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        mpsc::{Receiver, sync_channel},
+    },
+    thread,
+};
+
+/// What batches are made from: all that threads share.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) dataset: Box<dyn Dataset>,
+    pub(super) sampler: Sampler,
+    pub(super) plan: Plan,
+}
+
+impl Source {
+    /// Makes a batch, evaluated. A dataset that panics has failed like one that returns an error: its
+    /// thread must not die and leave the caller waiting.
+    pub(super) fn make(&self, planned: &PlannedBatch) -> Result<Batch> {
+        let rows = self.sampler.rows(planned.rows.clone());
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            let batch = self.dataset.batch(&rows)?;
+            ffi::eval(batch.arrays())?;
+            Ok(batch)
+        }));
+        made.unwrap_or_else(|panic| Err(DataError::Panic(text(&*panic)).into()))
+            .map_err(|source| DataError::Batch { rows, source: Box::new(source) }.into())
+    }
+}
+
+/// What a panic said.
+fn text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "it does not say why".to_owned())
+}
+
+/// Running threads, of which thread `i` of `n` makes the batches `i`, `i + n`, `i + 2n`, …
+#[derive(Debug)]
+pub(super) struct Workers {
+    /// One channel a thread, so that batches come in order whichever is ready first.
+    channels: Vec<Receiver<Result<Batch>>>,
+    /// The thread that makes the next batch.
+    next: usize,
+}
+
+impl Workers {
+    /// Starts threads that make batches from `position` on.
+    pub(super) fn start(
+        source: &Arc<Source>,
+        position: u64,
+        num_workers: usize,
+        prefetch: usize,
+    ) -> Result<Self> {
+        let start = |worker: usize| -> Result<_> {
+            // A thread that waits to send holds one batch besides those in the channel.
+            let (sender, receiver) = sync_channel(prefetch - 1);
+            let source = Arc::clone(source);
+            let make = move || {
+                let batches = source.plan.batches_from(position).skip(worker).step_by(num_workers);
+                for planned in batches {
+                    // Nobody receives any more: the loader was dropped, or goes elsewhere.
+                    if sender.send(source.make(&planned)).is_err() {
+                        return;
+                    }
+                }
+            };
+            thread::Builder::new()
+                .name(format!("data-{worker}"))
+                .spawn(make)
+                .map_err(|source| DataError::Thread { num_workers, source })?;
+            Ok(receiver)
+        };
+        let channels = (0..num_workers).map(start).collect::<Result<_>>()?;
+        Ok(Self { channels, next: 0 })
+    }
+
+    /// The next batch, when it is ready.
+    pub(super) fn receive(&mut self) -> Result<Batch> {
+        let batch = self.channels[self.next].recv().unwrap_or_else(|_| {
+            Err(DataError::Panic("a thread of the data loader is gone".into()).into())
+        });
+        self.next = (self.next + 1) % self.channels.len();
+        batch
+    }
+}
