@@ -14,12 +14,12 @@ use mlx_train_core::{
     loss::{self, CrossEntropy},
     model::{BaseModel, Loss},
     nn::{Dropout, Linear},
-    optim::{AdamW, Schedule, ScheduleConfig, Sgd, WeightDecay},
+    optim::{AdamW, Clip, Schedule, ScheduleConfig, Sgd, WeightDecay},
     profile::Memory,
     rng,
     train::{
-        EarlyStoppingConfig, Evaluation, Event, History, Metric, Outcome, StepOutput, StopReason,
-        StopSignal, TrainConfig, TrainError, TrainState, Trainer, accuracy, evaluate, train_step,
+        EarlyStoppingConfig, Evaluation, Event, History, Metric, Outcome, StepOptions, StepOutput,
+        StopReason, StopSignal, TrainConfig, TrainError, TrainStep, Trainer, accuracy, evaluate,
     },
 };
 use parity::{assert_close, run, take};
@@ -160,17 +160,17 @@ fn the_seed_decides_the_order_of_rows_and_the_draws_of_dropout() -> Result<()> {
     Ok(())
 }
 
-/// One step at a time over given batches.
-fn step(
-    model: &mut Mlp,
-    state: &mut TrainState,
-    batches: Vec<Batch>,
-    max_grad_norm: Option<f64>,
-) -> Result<StepOutput> {
+/// Single steps with an optimizer of their own.
+fn steps(model: &mut Mlp, clip: Clip) -> Result<TrainStep<'_, Mlp>> {
     let optimizer = AdamW::default().betas(0.9, 0.99)?.weight_decay(WeightDecay::everything(0.1)?);
+    TrainStep::new(model, optimizer, 0, StepOptions { clip, ..StepOptions::default() })
+}
+
+/// One step over given batches.
+fn step(steps: &mut TrainStep<'_, Mlp>, batches: Vec<Batch>) -> Result<StepOutput> {
     let schedule = ScheduleConfig::Cosine.build(0.02, 0.002, 4, 20)?;
-    let rate = schedule.at(state.step());
-    train_step(model, state, &optimizer, batches.into_iter().map(Ok), rate, max_grad_norm)
+    let rate = schedule.at(steps.state().step());
+    steps.run(batches.into_iter().map(Ok), rate)
 }
 
 #[test]
@@ -180,18 +180,19 @@ fn twenty_steps_follow_python_mlx() -> Result<()> {
     for (name, value) in model.parameters_mut().flatten() {
         *value = take(&mut arrays, &format!("start.{name}"));
     }
-    let mut state = TrainState::new(&model, &AdamW::default(), 0)?;
+    let mut steps = steps(&mut model, Clip::default().global_norm(1.0)?)?;
     let (x, y) = (take(&mut arrays, "x"), take(&mut arrays, "y"));
     let (mut losses, mut norms) = (vec![], vec![]);
     for index in 0..20 {
         let index = Array::from_int(index);
         let batch = Batch::new(x.take_axis(&index, 0)?, y.take_axis(&index, 0)?);
-        let output = step(&mut model, &mut state, vec![batch], Some(1.0))?;
+        let output = step(&mut steps, vec![batch])?;
         losses.push(output.loss.value);
         norms.push(output.grad_norm);
     }
     assert_close("losses", &stack(&losses, 0)?, &take(&mut arrays, "losses"), 1e-4, 0.0);
     assert_close("norms", &stack(&norms, 0)?, &take(&mut arrays, "norms"), 1e-4, 0.0);
+    drop(steps);
     for (name, value) in model.parameters().flatten() {
         let expected = take(&mut arrays, &format!("end.{name}"));
         assert_close(&name, value, &expected, 1e-4, 1e-5);
@@ -205,11 +206,12 @@ fn unequal_micro_batches_give_the_update_of_one_large_batch() -> Result<()> {
     let batch = |rows: std::ops::Range<usize>| data.batch(&rows.collect::<Vec<_>>());
     let train = |parts: Vec<Vec<Batch>>| -> Result<(HashMap<String, Array>, f32)> {
         let mut model = Mlp::new(1, 1, Task::Regression)?;
-        let mut state = TrainState::new(&model, &AdamW::default(), 0)?;
+        let mut steps = steps(&mut model, Clip::default().global_norm(0.5)?)?;
         let mut last = None;
         for batches in parts {
-            last = Some(step(&mut model, &mut state, batches, Some(0.5))?);
+            last = Some(step(&mut steps, batches)?);
         }
+        drop(steps);
         let parameters = model.parameters().flatten();
         let parameters =
             parameters.iter().map(|(name, &value)| (name.to_string(), value.clone())).collect();
@@ -233,10 +235,11 @@ fn masked_micro_batches_count_for_nothing() -> Result<()> {
     let masked = Batch::new(all.x.clone(), Array::from_slice(&[IGNORED; 4], &[4]));
     let train = |batches| -> Result<Array> {
         let mut model = Mlp::new(2, 2, Task::Classification)?;
-        let mut state = TrainState::new(&model, &AdamW::default(), 0)?;
+        let mut steps = steps(&mut model, Clip::default())?;
         for _ in 0..5 {
-            step(&mut model, &mut state, Clone::clone(&batches), None)?;
+            step(&mut steps, Clone::clone(&batches))?;
         }
+        drop(steps);
         Ok(model.parameter("first.weight"))
     };
     let expected = train(vec![all.clone()])?;
@@ -250,18 +253,18 @@ fn dropout_draws_anew_in_every_step_and_micro_batch() -> Result<()> {
     let mut model = Mlp::new(1, 1, Task::Regression)?;
     model.dropout = Dropout::new(0.5)?;
     let batch = waves(8)?.batch(&[0, 1, 2, 3, 4, 5, 6, 7])?;
-    let mut state = TrainState::new(&model, &Sgd::default(), 0)?;
+    let mut steps = TrainStep::new(&mut model, Sgd::default(), 0, StepOptions::default())?;
     let mut seen = vec![];
     for _ in 0..4 {
         // Learning rate 0: only the masks can change the loss.
         let batches = [Ok(batch.clone())];
-        let output = train_step(&mut model, &mut state, &Sgd::default(), batches, 0.0, None)?;
+        let output = steps.run(batches, 0.0)?;
         seen.push(output.loss.value.try_item_exact::<f32>()?.to_bits());
     }
     let alone = f32::from_bits(seen[0]);
-    let mut state = TrainState::new(&model, &Sgd::default(), 0)?;
-    let batches = [Ok(batch.clone()), Ok(batch)];
-    let output = train_step(&mut model, &mut state, &Sgd::default(), batches, 0.0, None)?;
+    drop(steps);
+    let mut steps = TrainStep::new(&mut model, Sgd::default(), 0, StepOptions::default())?;
+    let output = steps.run([Ok(batch.clone()), Ok(batch)], 0.0)?;
     assert_ne!(output.loss.value.try_item_exact::<f32>()?.to_bits(), alone.to_bits());
     seen.sort_unstable();
     seen.dedup();
@@ -300,17 +303,18 @@ fn bf16_models_stay_bf16_through_training() -> Result<()> {
     }
     let data = waves(16)?;
     let (x, y) = (data.features()?.as_dtype(Dtype::Bfloat16)?, data.targets()?);
-    let mut state = TrainState::new(&model, &AdamW::default(), 0)?;
+    let mut steps = steps(&mut model, Clip::default().global_norm(1.0)?)?;
     for _ in 0..10 {
         let batch = Batch::new(x.clone(), y.clone());
-        let output = step(&mut model, &mut state, vec![batch.clone(), batch], Some(1.0))?;
+        let output = step(&mut steps, vec![batch.clone(), batch])?;
         assert_eq!(output.grad_norm.dtype(), Dtype::Float32);
     }
+    for (name, array) in steps.state().optimizer().named_arrays() {
+        assert_eq!(array.dtype(), Dtype::Float32, "{name}");
+    }
+    drop(steps);
     for (name, value) in model.parameters().flatten() {
         assert_eq!(value.dtype(), Dtype::Bfloat16, "{name}");
-    }
-    for (name, array) in state.optimizer().named_arrays() {
-        assert_eq!(array.dtype(), Dtype::Float32, "{name}");
     }
     Ok(())
 }
@@ -319,22 +323,19 @@ fn bf16_models_stay_bf16_through_training() -> Result<()> {
 fn a_failed_step_leaves_model_and_state_as_they_were() -> Result<()> {
     let mut model = Mlp::new(1, 1, Task::Regression)?;
     let batch = waves(4)?.batch(&[0, 1])?;
-    let mut state = TrainState::new(&model, &AdamW::default(), 0)?;
     let before = model.parameter("first.weight");
-
-    model.fails = true;
-    let failed = step(&mut model, &mut state, vec![batch.clone()], None).unwrap_err();
+    let mut steps = steps(&mut model, Clip::default())?;
+    steps.model().fails = true;
+    let failed = step(&mut steps, vec![batch.clone()]).unwrap_err();
     assert_eq!(failed.to_string(), "the model does not like this batch");
-    model.fails = false;
-    let failed = step(&mut model, &mut state, vec![], None).unwrap_err();
+    steps.model().fails = false;
+    let failed = step(&mut steps, vec![]).unwrap_err();
     assert!(matches!(failed, Error::Train(TrainError::NoBatch)), "{failed}");
-    let failed = step(&mut model, &mut state, vec![batch.clone()], Some(-1.0)).unwrap_err();
-    assert!(failed.to_string().contains("the norm to clip to is -1"), "{failed}");
 
-    assert_close("first.weight", &model.parameter("first.weight"), &before, 0.0, 0.0);
-    assert_eq!(state.step(), 0);
+    assert_close("first.weight", &steps.model().parameter("first.weight"), &before, 0.0, 0.0);
+    assert_eq!(steps.state().step(), 0);
     // The model still works: nothing of the failed trace is left in it.
-    step(&mut model, &mut state, vec![batch], None)?;
+    step(&mut steps, vec![batch])?;
     Ok(())
 }
 
@@ -483,11 +484,14 @@ fn every_setting_of_the_config_reaches_the_optimizer_and_the_schedule() -> Resul
 
     // The same steps by hand, with the rows in another order.
     let mut by_hand = Mlp::new(1, 1, Task::Regression)?;
-    let mut state = TrainState::new(&by_hand, &adamw, 0)?;
+    let clip = Clip::default().global_norm(max_grad_norm.unwrap())?;
+    let options = StepOptions { clip, ..StepOptions::default() };
+    let mut steps = TrainStep::new(&mut by_hand, adamw, 0, options)?;
     for rate in rates {
         let batch = data.batch(&[0, 1, 2, 3, 4, 5, 6, 7]);
-        train_step(&mut by_hand, &mut state, &adamw, [batch], rate, max_grad_norm)?;
+        steps.run([batch], rate)?;
     }
+    drop(steps);
     let [trained, expected] = [model, by_hand].map(|model| model.parameter("second.weight"));
     assert_close("second.weight", &trained, &expected, 1e-4, 1e-5);
     Ok(())

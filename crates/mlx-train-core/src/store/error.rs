@@ -1,5 +1,7 @@
 //! What can go wrong between arrays and files.
 
+use super::array_file::file_dtype;
+use mlx_rs::Array;
 use std::{fmt, path::PathBuf};
 
 /// Why weights could not be saved or loaded.
@@ -73,6 +75,19 @@ pub enum Mismatch {
     },
 }
 
+impl Mismatch {
+    /// How a saved array differs from the one that it would replace, if it does: in shape first.
+    pub(crate) fn between(name: &str, saved: &Array, now: &Array) -> Option<Self> {
+        let name = name.to_owned();
+        if saved.shape() != now.shape() {
+            let file = saved.shape().iter().map(|&size| size as usize).collect();
+            return Some(Self::Shape { name, file, model: now.shape().to_vec() });
+        }
+        let [file, model] = [saved, now].map(|array| file_dtype(array.dtype()).to_string());
+        (saved.dtype() != now.dtype()).then_some(Self::Dtype { name, file, model })
+    }
+}
+
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -98,7 +113,7 @@ pub(super) fn shown(name: &str) -> String {
 /// A message of more lines is no longer read; [`StoreError::Mismatch`] holds every problem.
 const MOST_LINES: usize = 50;
 
-fn lines(problems: &[Mismatch]) -> String {
+pub(crate) fn lines(problems: &[Mismatch]) -> String {
     let shown = &problems[..problems.len().min(MOST_LINES)];
     let mut lines: String =
         shown.iter().flat_map(|problem| ["\n  ".to_owned(), problem.to_string()]).collect();

@@ -23,5 +23,6 @@ pub use checkpoint::{
     BestMode, Check, CheckpointConfig, CheckpointError, Checkpoints, Entry, FileEntry, HostArray,
     Loaded, Manifest, Metric, SaveOutcome, SaveTiming, Saved, Saver, Snapshot,
 };
+pub(crate) use error::lines as mismatch_lines;
 pub use error::{Mismatch, StoreError};
 pub use weights::{LoadOptions, Rename, load_weights, save_weights};

@@ -1,5 +1,7 @@
 //! Why a training run cannot start, or stops.
 
+use crate::store::{Mismatch, mismatch_lines};
+
 /// A training run that cannot start or go on.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -42,6 +44,15 @@ pub enum TrainError {
     NoHeldOut {
         /// The setting.
         setting: String,
+    },
+    /// A snapshot of another model, optimizer or precision; model and state are as they were.
+    #[error(
+        "the saved state does not fit this run, which is left as it was:{}\nresume with the model, optimizer \
+         and precision that it was saved with", mismatch_lines(.problems)
+    )]
+    StateMismatch {
+        /// Every difference, in natural order of names.
+        problems: Vec<Mismatch>,
     },
     /// A step without data.
     #[error("a training step got no micro-batch: give it at least one")]

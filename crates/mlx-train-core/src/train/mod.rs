@@ -1,7 +1,7 @@
 //! Training: the step, the loop around it, and what they report.
 //!
-//! [`Trainer`] is the loop that most people want. It is made of public pieces ([`TrainState`],
-//! [`train_step`], [`evaluate`]) with which anyone can write another one.
+//! [`Trainer`] is the loop that most people want. It is made of public pieces ([`TrainStep`],
+//! [`evaluate`]) with which anyone can write another one.
 
 mod config;
 mod early_stopping;
@@ -24,6 +24,8 @@ pub use events::{Event, Finished, SkippedStep, Started, StepReport, StepSeconds}
 pub use history::{HeldOutPoint, History, TrainingPoint};
 pub use outcome::{Outcome, StopReason, Trained};
 pub use spike::{Spike, SpikeConfig};
-pub use step::{StepOutput, TrainState, train_step};
+pub use step::{
+    CompileMode, NonFinite, Precision, StateArrays, StepOptions, StepOutput, TrainState, TrainStep,
+};
 pub use stop::StopSignal;
 pub use trainer::Trainer;

@@ -3,13 +3,18 @@
 use super::TrainError;
 use crate::Result;
 use mlx_rs::{Array, module::ModuleParameters};
-use std::rc::Rc;
+use std::{cmp::Ordering, rc::Rc};
 
-/// The names of the parameters that are not frozen, in natural order (`layers.2` before `layers.10`).
+/// The names of the parameters that are not frozen, in natural order.
 pub(super) fn trainable_names<M: ModuleParameters + ?Sized>(model: &M) -> Vec<Rc<str>> {
     let mut names: Vec<_> = model.trainable_parameters().flatten().into_keys().collect();
-    names.sort_unstable_by(|a, b| natord::compare(a, b).then_with(|| a.cmp(b)));
+    names.sort_unstable_by(|a, b| natural_order(a, b));
     names
+}
+
+/// `layers.2` before `layers.10`.
+pub(super) fn natural_order(a: &str, b: &str) -> Ordering {
+    natord::compare(a, b).then_with(|| a.cmp(b))
 }
 
 /// The values of these parameters.

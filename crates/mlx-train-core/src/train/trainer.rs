@@ -1,19 +1,19 @@
 //! The training loop.
 
 use super::{
-    Event, Finished, HeldOutPoint, History, Metric, Outcome, Started, StepOutput, StepReport,
-    StepSeconds, StopReason, StopSignal, TrainConfig, TrainError, TrainState, Trained,
+    Best, Evaluation, Event, Finished, HeldOutPoint, History, Metric, Outcome, Started,
+    StepOptions, StepOutput, StepReport, StepSeconds, StopReason, StopSignal, TrainConfig,
+    TrainError, TrainStep, Trained,
     early_stopping::EarlyStopping,
     evaluate::{Mean, evaluate, evaluate_batches, number},
     spike::SpikeDetector,
-    step::train_step,
 };
 use crate::{
     Result,
     config::ModelConfig,
     data::{self, Batch, DataLoader, Dataset, LoaderOptions},
     model::{BaseModel, Loss},
-    optim::{Optimizer, Schedule},
+    optim::{Clip, Optimizer, Schedule},
     profile::{Memory, Throughput},
 };
 use mlx_rs::{Array, module::ModuleParameters};
@@ -111,7 +111,6 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
     /// [`TrainError::NotFinite`] when loss or gradients stop being numbers; what the model and the data
     /// return.
     pub fn run(mut self, training: impl Dataset + 'static) -> Result<Trained> {
-        let mut state = TrainState::new(self.model, &*self.optimizer, self.config.seed)?;
         let mut loader = DataLoader::new(
             training,
             LoaderOptions {
@@ -129,39 +128,50 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
         };
         self.start(run.steps, num_rows)?;
 
-        self.model.training_mode(true);
+        let Self { model, config, optimizer, held_out, mut metrics, stop, mut on_event, .. } = self;
+        model.training_mode(true);
+        let mut clip = Clip::default();
+        if let Some(max_norm) = config.max_grad_norm {
+            clip = clip.global_norm(max_norm)?;
+        }
+        let options = StepOptions { clip, ..StepOptions::default() };
+        let mut training = TrainStep::new(model, optimizer, config.seed, options)?;
         let outcome = loop {
-            let learning_rate = schedule.at(state.step());
+            let learning_rate = schedule.at(training.state().step());
             let began = Instant::now();
             let waited_before = loader.waited();
-            let micro_batches = loader.by_ref().take(self.config.accumulation);
-            let output = train_step(
-                self.model,
-                &mut state,
-                &*self.optimizer,
-                micro_batches,
-                learning_rate,
-                self.config.max_grad_norm,
-            )?;
-            let step = state.step();
+            let micro_batches = loader.by_ref().take(config.accumulation);
+            let output = training.run(micro_batches, learning_rate)?;
+            let step = training.state().step();
             let numbers = StepNumbers::read(step, learning_rate, &output)?;
             if let Some(spike) = run.spikes.observe(step, numbers.loss) {
-                (self.on_event)(&Event::Spike(spike));
+                on_event(&Event::Spike(spike));
             }
             let waited = loader.waited().saturating_sub(waited_before);
             run.add(&numbers, waited, began.elapsed());
 
-            let ended = run.ended(step, &self.stop);
-            if is_due(step, self.config.log_every, ended.is_some()) {
+            let ended = run.ended(step, &stop);
+            if is_due(step, config.log_every, ended.is_some()) {
                 let report = run.report(&numbers, loader.epochs())?;
-                (self.on_event)(&Event::Step(report));
+                on_event(&Event::Step(report));
             }
             let mut stopped_early = false;
             // Who asks a run to stop does not want to wait for an evaluation.
             let completed = matches!(ended, Some(Outcome::Completed));
-            if is_due(step, self.config.eval_every, completed) {
-                stopped_early = self.evaluate(step, &mut run)?;
-                self.model.training_mode(true);
+            if let Some(held_out) = held_out
+                && is_due(step, config.eval_every, completed)
+            {
+                let began = Instant::now();
+                let evaluation = training.with_evaluation_weights(|model| {
+                    evaluate(model, held_out, config.batch_size, &mut metrics)
+                })?;
+                training.model().training_mode(true);
+                let seconds = began.elapsed().as_secs_f64();
+                on_event(&Event::Evaluated { step, evaluation: &evaluation, seconds });
+                if let Some((metric, best)) = run.observe(step, evaluation)? {
+                    on_event(&Event::StoppedEarly { step, metric, best });
+                    stopped_early = true;
+                }
             }
             match ended {
                 Some(outcome) => break outcome,
@@ -172,15 +182,15 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
                 None => {}
             }
         };
-        self.model.training_mode(false);
-        (self.on_event)(&Event::Finished(Finished {
-            step: state.step(),
+        training.model().training_mode(false);
+        on_event(&Event::Finished(Finished {
+            step: training.state().step(),
             num_targets: run.num_targets,
             elapsed_seconds: run.began.elapsed().as_secs_f64(),
             history: &run.history,
             outcome: &outcome,
         }));
-        Ok(Trained { history: run.history, step: state.step(), outcome })
+        Ok(Trained { history: run.history, step: training.state().step(), outcome })
     }
 
     /// Looks at the held-out data before anything is trained, and tells that the run begins.
@@ -209,26 +219,6 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
         let started = Started { config, steps, num_parameters, num_trainable, num_rows };
         (self.on_event)(&Event::Started(started));
         Ok(())
-    }
-
-    /// Evaluates on the held-out data, if there is any: whether the run should stop early.
-    fn evaluate(&mut self, step: u64, run: &mut Run) -> Result<bool> {
-        let Some(held_out) = self.held_out else {
-            return Ok(false);
-        };
-        let began = Instant::now();
-        let evaluation = evaluate(self.model, held_out, self.config.batch_size, &mut self.metrics)?;
-        let seconds = began.elapsed().as_secs_f64();
-        (self.on_event)(&Event::Evaluated { step, evaluation: &evaluation, seconds });
-        let stopped = match &mut run.early_stopping {
-            Some(stopping) => stopping.observe(step, &evaluation)?,
-            None => None,
-        };
-        if let Some((metric, best)) = stopped {
-            (self.on_event)(&Event::StoppedEarly { step, metric, best });
-        }
-        run.history.held_out.push(HeldOutPoint { step, evaluation });
-        Ok(stopped.is_some())
     }
 }
 
@@ -329,6 +319,16 @@ impl Run {
         self.window.seconds.data += waited.as_secs_f64();
         self.window.seconds.compute += time.saturating_sub(waited).as_secs_f64();
         self.window.throughput.add(numbers.num_targets, time);
+    }
+
+    /// Notes an evaluation: why the run should stop early, if it should.
+    fn observe(&mut self, step: u64, evaluation: Evaluation) -> Result<Option<(&str, Best)>> {
+        let stopped = match &mut self.early_stopping {
+            Some(stopping) => stopping.observe(step, &evaluation)?,
+            None => None,
+        };
+        self.history.held_out.push(HeldOutPoint { step, evaluation });
+        Ok(stopped)
     }
 
     /// Tells about the window, the last step of which has these `numbers`.
