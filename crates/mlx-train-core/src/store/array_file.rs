@@ -5,7 +5,7 @@ use super::{
     layout::{Described, FileLayout},
 };
 use crate::{
-    Result,
+    Error, Result,
     file::{FileError, write_whole_with},
 };
 use mlx_rs::{
@@ -13,6 +13,7 @@ use mlx_rs::{
     ops::{concatenate, indexing::TryIndexOp},
 };
 use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo};
+use sha2::{Digest, Sha256};
 use std::{
     cmp::Ordering,
     collections::HashMap,
@@ -52,6 +53,8 @@ pub struct ArrayFile {
     file: File,
     header: Metadata,
     data_start: u64,
+    /// Has seen everything before `data_start`.
+    hasher: Sha256,
 }
 
 impl ArrayFile {
@@ -80,27 +83,13 @@ impl ArrayFile {
         if &length == b"version " {
             return Err(damaged("it is a pointer of Git LFS; run `git lfs pull`".into()));
         }
-        let header_bytes = u64::from_le_bytes(length);
-        let longest = (file_bytes - LENGTH_BYTES as u64).min(MAX_HEADER_BYTES);
-        if header_bytes > longest {
-            return Err(damaged(format!(
-                "it announces a header of {header_bytes} bytes where at most {longest} can be; \
-                 {AGAIN}"
-            )));
-        }
+        let header_bytes = header_bytes(length, file_bytes).map_err(damaged)?;
         let mut header = vec![0; header_bytes as usize];
         file.read_exact(&mut header).map_err(FileError::read(path))?;
-        let header: Metadata = serde_json::from_slice(&header)
-            .map_err(|error| damaged(format!("its header is refused: {error}; {AGAIN}")))?;
-
         let data_start = LENGTH_BYTES as u64 + header_bytes;
-        let (held, promised) = (file_bytes - data_start, header.data_len() as u64);
-        if held != promised {
-            return Err(damaged(format!(
-                "it holds {held} bytes of arrays, its header promises {promised}; {AGAIN}"
-            )));
-        }
-        Ok(Self { path: path.to_owned(), file, header, data_start })
+        let hasher = Sha256::new().chain_update(length).chain_update(&header);
+        let header = parse_header(&header, file_bytes - data_start).map_err(damaged)?;
+        Ok(Self { path: path.to_owned(), file, header, data_start, hasher })
     }
 
     /// The file that was opened.
@@ -136,32 +125,86 @@ impl ArrayFile {
     /// [`StoreError::Damaged`] when the file has no array of that name, or one that MLX cannot hold
     /// (8-bit floats, an axis over 2^31 - 1, a bool that is neither 0 nor 1); when reading fails.
     pub fn read(&mut self, name: &str) -> Result<Array> {
-        let damaged = |problem| StoreError::Damaged { path: self.path.clone(), problem };
         let info = self.header.info(name).ok_or_else(|| {
-            damaged(format!("it has no array `{name}`; `ArrayFile::names` lists those it has"))
+            self.damaged(format!("it has no array `{name}`; `ArrayFile::names` lists those it has"))
         })?;
+        self.read_bytes(name, info, |_| ())
+    }
+
+    /// Reads every array, evaluated, and the SHA-256 of the whole file that they were read from.
+    ///
+    /// Nothing is read twice, so the hash is that of the very bytes in the arrays.
+    pub(super) fn read_all(self) -> Result<(Vec<(String, Array)>, Sha256)> {
+        let mut infos: Vec<(String, &TensorInfo)> = self.header.tensors().into_iter().collect();
+        infos.sort_by_key(|(_, info)| info.data_offsets);
+        let mut hasher = self.hasher.clone();
+        let mut arrays = Vec::with_capacity(infos.len());
+        for (name, info) in infos {
+            let array = self.read_bytes(&name, info, |bytes| hasher.update(bytes))?;
+            arrays.push((name, array));
+        }
+        Ok((arrays, hasher))
+    }
+
+    /// Reads one array, and shows its bytes to `see` on their way.
+    fn read_bytes(
+        &self,
+        name: &str,
+        info: &TensorInfo,
+        mut see: impl FnMut(&[u8]) + Send,
+    ) -> Result<Array> {
         let (dtype, shape) = mlx_dtype(info.dtype)
             .zip(mlx_shape(&info.shape))
-            .ok_or_else(|| damaged(cannot_hold(name, info)))?;
+            .ok_or_else(|| self.damaged(cannot_hold(name, info)))?;
         let (begin, end) = info.data_offsets;
 
         let mut array = ArrayBuilder::new(dtype);
         let mut buffer = Vec::new();
-        self.file
-            .seek(SeekFrom::Start(self.data_start + begin as u64))
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(self.data_start + begin as u64))
             .map_err(FileError::read(&self.path))?;
         for part in (begin..end).step_by(PART_BYTES) {
             buffer.resize(PART_BYTES.min(end - part), 0);
-            self.file.read_exact(&mut buffer).map_err(FileError::read(&self.path))?;
+            file.read_exact(&mut buffer).map_err(FileError::read(&self.path))?;
             // Any other value would be undefined behaviour in whoever reads it as a `bool`.
             if dtype == Dtype::Bool && buffer.iter().any(|&byte| byte > 1) {
                 let problem = format!("`{name}` has a bool that is neither 0 nor 1; {AGAIN}");
-                return Err(damaged(problem).into());
+                return Err(self.damaged(problem));
             }
+            see(&buffer);
             array.push(&buffer)?;
         }
         array.finish(&shape)
     }
+
+    fn damaged(&self, problem: String) -> Error {
+        StoreError::Damaged { path: self.path.clone(), problem }.into()
+    }
+}
+
+/// How long a header is, from the first bytes of a file of `file_bytes`.
+pub(super) fn header_bytes(length: [u8; LENGTH_BYTES], file_bytes: u64) -> Result<u64, String> {
+    let header_bytes = u64::from_le_bytes(length);
+    let longest = file_bytes.saturating_sub(LENGTH_BYTES as u64).min(MAX_HEADER_BYTES);
+    if header_bytes > longest {
+        return Err(format!(
+            "it announces a header of {header_bytes} bytes where at most {longest} can be; {AGAIN}"
+        ));
+    }
+    Ok(header_bytes)
+}
+
+/// Reads a header that `data_bytes` of arrays follow.
+pub(super) fn parse_header(header: &[u8], data_bytes: u64) -> Result<Metadata, String> {
+    let header: Metadata = serde_json::from_slice(header)
+        .map_err(|error| format!("its header is refused: {error}; {AGAIN}"))?;
+    let promised = header.data_len() as u64;
+    if data_bytes != promised {
+        return Err(format!(
+            "it holds {data_bytes} bytes of arrays, its header promises {promised}; {AGAIN}"
+        ));
+    }
+    Ok(header)
 }
 
 /// An array that is made of parts of its bytes, so that they are never all on the host twice.

@@ -201,6 +201,18 @@ impl ArraySet {
         self.file_of(name)?.file_dtype(name)
     }
 
+    /// The names of the files.
+    pub(super) fn file_names(&self) -> Vec<String> {
+        let name =
+            |file: &ArrayFile| file.path().file_name().map(|it| it.to_string_lossy().into_owned());
+        self.files.iter().filter_map(name).collect()
+    }
+
+    /// The files, in the order of their names.
+    pub(super) fn into_files(self) -> Vec<ArrayFile> {
+        self.files
+    }
+
     fn file_of(&self, name: &str) -> Option<&ArrayFile> {
         self.files.get(*self.places.get(name)?)
     }

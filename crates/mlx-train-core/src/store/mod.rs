@@ -21,7 +21,7 @@ pub use array_file::{ArrayFile, save_arrays};
 pub use array_set::ArraySet;
 pub use checkpoint::{
     BestMode, Check, CheckpointConfig, CheckpointError, Checkpoints, Entry, FileEntry, HostArray,
-    Loaded, Manifest, Metric, SaveOutcome, SaveTiming, Saved, Saver, Snapshot,
+    Keep, Loaded, Manifest, Metric, SaveOutcome, SaveTiming, Saved, Saver, Snapshot,
 };
 pub(crate) use error::lines as mismatch_lines;
 pub use error::{Mismatch, StoreError};

@@ -1,5 +1,7 @@
 //! Checkpoints on disk: what is saved comes back bit for bit, and nothing else ever does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod damage;
+mod retention;
 mod saving;
 mod support;

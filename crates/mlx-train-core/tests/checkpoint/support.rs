@@ -1,12 +1,24 @@
 //! A small run that saves.
 
 use mlx_rs::Array;
-use mlx_train_core::store::{CheckpointConfig, Checkpoints, SaveOutcome, Saver, Snapshot};
-use serde_json::json;
+use mlx_train_core::store::{
+    Check, CheckpointConfig, Checkpoints, Loaded, SaveOutcome, Saver, Snapshot,
+};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 use tempfile::{TempDir, tempdir};
 
 pub fn config() -> CheckpointConfig {
     CheckpointConfig { every_steps: 1, ..CheckpointConfig::default() }
+}
+
+/// One array a file.
+pub fn sharded() -> CheckpointConfig {
+    CheckpointConfig { max_shard_gigabytes: 1e-9, ..config() }
 }
 
 /// The state after `step` steps, with weights that tell the step.
@@ -55,4 +67,58 @@ pub fn run_of(config: &CheckpointConfig, steps: &[u64]) -> (TempDir, Checkpoints
         save(&mut saver, snapshot(step, None)).result.unwrap();
     }
     (folder, checkpoints)
+}
+
+/// Saves one snapshot to a run that is not being saved to.
+pub fn save_one(checkpoints: &Checkpoints, config: &CheckpointConfig, snapshot: Snapshot) {
+    let mut saver = Saver::new(checkpoints.clone(), config).unwrap();
+    save(&mut saver, snapshot).result.unwrap();
+}
+
+pub fn step_path(checkpoints: &Checkpoints, step: u64) -> PathBuf {
+    checkpoints.folder().join(format!("step-{step:08}"))
+}
+
+pub fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for name in files(from) {
+        fs::copy(from.join(&name), to.join(&name)).unwrap();
+    }
+}
+
+/// The names in a folder, sorted.
+pub fn files(folder: &Path) -> Vec<String> {
+    let items = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        items.map(|item| item.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Why a checkpoint cannot be loaded.
+pub fn find_error(path: &Path) -> String {
+    match Loaded::read(path, Check::Hashes) {
+        Ok(_) => panic!("{} was loaded", path.display()),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Makes a manifest vouch for whatever is in its folder, and for `change` of itself.
+pub fn reseal(folder: &Path, change: impl FnOnce(&mut Value)) {
+    let path = folder.join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest.as_object_mut().unwrap().shift_remove("sha256");
+    for (name, entry) in manifest["files"].as_object_mut().unwrap() {
+        let bytes = fs::read(folder.join(name)).unwrap();
+        *entry = json!({ "bytes": bytes.len(), "sha256": hex(&bytes) });
+    }
+    change(&mut manifest);
+    let text = format!("{manifest:#}");
+    let text = format!("{},\n  \"sha256\": \"", text.strip_suffix("\n}").unwrap());
+    let hash = hex(text.as_bytes());
+    fs::write(path, text + &hash + "\"\n}\n").unwrap();
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }

@@ -1,6 +1,7 @@
 //! When checkpoints are saved, and which of them stay.
 
 use crate::config::ModelConfig;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// When a run saves checkpoints, and which it keeps.
@@ -42,7 +43,8 @@ impl CheckpointConfig {
 }
 
 /// Whether a lower or a higher metric is better.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ModelConfig)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ModelConfig, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BestMode {
     /// Lower is better, as of a loss.
     #[default]

@@ -4,7 +4,7 @@ use mlx_rs::Dtype;
 use std::path::{Path, PathBuf};
 
 /// What can be wrong with checkpoints, and what to do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
     /// A checkpoint is not what was saved, so none of it is loaded.

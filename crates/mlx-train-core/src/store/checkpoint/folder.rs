@@ -1,18 +1,17 @@
 //! The folder that holds the checkpoints of a run.
 
 use super::{
-    BestMode, Check, CheckpointError, Loaded, Manifest,
-    names::{BEST, LATEST, RUN, random, step_name, step_of},
+    Check, CheckpointError, Entry, Keep, Loaded, Manifest, fault,
+    names::{BEST, LATEST, replaced_step, step_name, step_of},
     read::read_bounded,
-    sealed::{seal, unseal},
-    step::Step,
+    run::{new_run_id, read_run, write_run},
 };
 use crate::{
     Error, Result,
     file::{FileError, write_whole},
 };
-use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -27,24 +26,6 @@ pub struct Checkpoints {
     run_id: String,
 }
 
-/// `run.json`: which run the folder belongs to.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Run {
-    run_id: String,
-}
-
-/// A step's folder, of which the manifest alone has been read.
-#[derive(Debug)]
-pub struct Entry {
-    /// The step that the folder is named after.
-    pub step: u64,
-    /// The folder.
-    pub path: PathBuf,
-    /// What the checkpoint consists of, or why that is not known.
-    pub manifest: Result<Manifest, CheckpointError>,
-}
-
 impl Checkpoints {
     /// Makes the folder of a new run, and those above it.
     ///
@@ -57,7 +38,7 @@ impl Checkpoints {
         if !steps(&folder)?.is_empty() {
             return Err(CheckpointError::Occupied { path: folder }.into());
         }
-        let checkpoints = Self { folder, run_id: format!("{:016x}", random()) };
+        let checkpoints = Self { folder, run_id: new_run_id() };
         checkpoints.write_run()?;
         Ok(checkpoints)
     }
@@ -72,20 +53,17 @@ impl Checkpoints {
             return Ok(Self { folder, run_id });
         }
         // `run.json` is lost or damaged, but every checkpoint says which run it is of.
-        let newest = steps(&folder)?
-            .iter()
-            .filter_map(|step| Manifest::read(&folder.join(step_name(*step)), None).ok())
-            .max_by_key(|manifest| manifest.serial);
-        match newest {
-            Some(manifest) => Ok(Self { folder, run_id: manifest.run_id }),
-            None => Err(CheckpointError::NotFound {
-                path: folder,
-                problem:
-                    "holds no checkpoint that can be read; name the `checkpoints` folder of a run"
-                        .into(),
+        let steps = steps(&folder)?;
+        let manifests = steps.values().map(|path| Manifest::read(path, None));
+        let newest = manifests.filter_map(Result::ok).max_by_key(|manifest| manifest.serial);
+        let problem = match newest {
+            Some(manifest) => return Ok(Self { folder, run_id: manifest.run_id }),
+            None if steps.is_empty() => {
+                "holds no checkpoints; name the `checkpoints` folder of a run"
             }
-            .into()),
-        }
+            None => "holds no checkpoint that can be read; copy them again or start a new run",
+        };
+        Err(CheckpointError::NotFound { path: folder, problem: problem.into() }.into())
     }
 
     /// The folder itself.
@@ -103,57 +81,54 @@ impl Checkpoints {
     /// # Errors
     /// [`FileError`] when the folder cannot be read.
     pub fn list(&self) -> Result<Vec<Entry>> {
-        let steps = steps(&self.folder)?;
-        let entries = steps.into_iter().map(|step| self.entry(step));
+        let steps = steps(&self.folder)?.into_iter();
+        let entries = steps.map(|(step, path)| Entry::of_run(step, path, &self.run_id));
         // One that was removed since the folder was read is none.
         Ok(entries.filter(|entry| entry.path.symlink_metadata().is_ok()).collect())
     }
 
-    /// The checkpoint that was saved last.
+    /// The checkpoint that was saved last, be it damaged.
     ///
     /// # Errors
     /// As [`Checkpoints::list`].
     pub fn latest(&self) -> Result<Option<Entry>> {
-        let entries = self.list()?;
+        Ok(self.latest_of(self.list()?))
+    }
+
+    fn latest_of(&self, entries: Vec<Entry>) -> Option<Entry> {
         let named = self.read_pointer(LATEST);
         let known = named.is_some_and(|step| entries.iter().any(|entry| entry.step == step));
         // A damaged one cannot say when it was saved: it is the latest if the file `latest` says so,
         // or, without that file, if it is of the last step.
-        let last = entries.last().map(|entry| entry.step).filter(|_| !known);
-        Ok(entries.into_iter().max_by_key(|entry| match &entry.manifest {
-            Ok(manifest) => (false, Some(manifest.serial)),
-            Err(_) => (Some(entry.step) == named.filter(|_| known).or(last), None),
-        }))
+        let last = entries.last().map(|entry| entry.step);
+        let suspect = if known { named } else { last };
+        entries.into_iter().max_by_key(|entry| {
+            (entry.serial().is_none() && Some(entry.step) == suspect, entry.serial())
+        })
     }
 
-    /// The checkpoint with the best value of a metric.
+    /// The checkpoint with the best metric, in the sense of the last one that has a metric.
     ///
     /// # Errors
     /// As [`Checkpoints::list`].
-    pub fn best(&self, metric: &str, mode: BestMode) -> Result<Option<Entry>> {
-        Ok(self.list()?.into_iter().reduce(|best, entry| {
-            let better = match (best.metric(metric), entry.metric(metric)) {
-                (Some(old), Some(new)) => mode.is_better(new, old),
-                (old, new) => old.is_none() && new.is_some(),
-            };
-            if better { entry } else { best }
-        }))
-        .map(|best| best.filter(|entry| entry.metric(metric).is_some()))
+    pub fn best(&self) -> Result<Option<Entry>> {
+        let mut ranked = super::retention::by_metric(self.list()?);
+        ranked.truncate(1);
+        Ok(ranked.pop())
     }
 
     /// Loads the checkpoint of a step.
     ///
     /// # Errors
-    /// [`CheckpointError::NotFound`] with the steps that there are; as [`Loaded::read`].
+    /// [`CheckpointError::NotFound`] with the steps that there are; as [`Entry::load`].
     pub fn load(&self, step: u64, check: Check) -> Result<Loaded> {
-        let path = self.folder.join(step_name(step));
-        if path.symlink_metadata().is_err() {
-            let known: Vec<String> = steps(&self.folder)?.iter().map(u64::to_string).collect();
-            let problem =
-                format!("does not exist; the steps that were saved are {}", known.join(", "));
-            return Err(CheckpointError::NotFound { path, problem }.into());
+        let mut steps = steps(&self.folder)?;
+        if let Some(path) = steps.remove(&step) {
+            return Entry::of_run(step, path, &self.run_id).load(check);
         }
-        Step::open(&path, Some(&self.run_id))?.load(check)
+        let known: Vec<String> = steps.keys().map(u64::to_string).collect();
+        let problem = format!("has no step {step}; those that were saved are {}", known.join(", "));
+        Err(CheckpointError::NotFound { path: self.folder.clone(), problem }.into())
     }
 
     /// Loads the checkpoint that was saved last.
@@ -166,7 +141,7 @@ impl Checkpoints {
             let problem = "holds no checkpoint yet; start the run anew".into();
             return Err(CheckpointError::NotFound { path: self.folder.clone(), problem }.into());
         };
-        self.load(latest.step, check).map_err(|error| match error {
+        latest.load(check).map_err(|error| match error {
             Error::Checkpoint(CheckpointError::Damaged { path, file, problem, .. }) => {
                 let older = self.newest_whole_but(latest.step);
                 CheckpointError::Damaged { path, file, problem, older }.into()
@@ -178,28 +153,39 @@ impl Checkpoints {
     fn newest_whole_but(&self, step: u64) -> Option<PathBuf> {
         let mut entries = self.list().ok()?;
         entries.retain(|entry| entry.step != step);
-        entries.sort_by_key(|entry| entry.manifest.as_ref().ok().map(|manifest| manifest.serial));
-        entries.into_iter().rev().map(|entry| entry.path).find(|path| {
-            Step::open(path, Some(&self.run_id)).is_ok_and(|step| step.verify().is_ok())
-        })
+        entries.sort_by_key(Entry::serial);
+        let whole = entries.into_iter().rev().find(|entry| entry.verify(Check::Hashes).is_ok());
+        whole.map(|entry| entry.path)
     }
 
-    fn entry(&self, step: u64) -> Entry {
-        let path = self.folder.join(step_name(step));
-        let manifest = Manifest::read(&path, Some(&self.run_id));
-        Entry { step, path, manifest }
+    /// Removes the checkpoints that need not stay, and tells which; `dry_run` only tells.
+    ///
+    /// A checkpoint disappears by one rename before its files are removed. The latest, the best and
+    /// the damaged ones stay whatever `keep` says.
+    ///
+    /// # Errors
+    /// [`FileError`] when one cannot be removed; those before it are.
+    pub fn prune(&self, keep: Keep, dry_run: bool) -> Result<Vec<Entry>> {
+        let entries = self.list()?;
+        let latest = self.latest_of(entries.clone()).map(|entry| entry.step);
+        let surplus = keep.surplus(entries, latest);
+        if !dry_run {
+            for entry in &surplus {
+                super::write::remove_aside(&entry.path)?;
+            }
+        }
+        Ok(surplus)
     }
 
     pub(super) fn write_run(&self) -> Result<()> {
-        let text = seal(&Run { run_id: self.run_id.clone() })
-            .map_err(|error| Error::message(error.to_string()))?;
-        Ok(write_whole(self.folder.join(RUN), text)?)
+        write_run(&self.folder, &self.run_id)
     }
 
     /// Points `latest` and `best` to where they belong, or removes what points nowhere.
-    pub(super) fn write_pointers(&self, metric: &str, mode: BestMode) -> Result<()> {
-        for (name, entry) in [(LATEST, self.latest()?), (BEST, self.best(metric, mode)?)] {
+    pub(super) fn write_pointers(&self) -> Result<()> {
+        for (name, entry) in [(LATEST, self.latest()?), (BEST, self.best()?)] {
             let path = self.folder.join(name);
+            fault::point().map_err(FileError::write(&path))?;
             match entry {
                 Some(entry) => write_whole(path, format!("{}\n", step_name(entry.step)))?,
                 None if path.exists() => fs::remove_file(&path).map_err(FileError::write(&path))?,
@@ -215,26 +201,21 @@ impl Checkpoints {
     }
 }
 
-impl Entry {
-    /// The value of a metric, if this checkpoint has one of that name.
-    pub fn metric(&self, name: &str) -> Option<f64> {
-        let metric = self.manifest.as_ref().ok()?.metric.as_ref()?;
-        (metric.name == name).then_some(metric.value)
-    }
-}
-
-fn read_run(folder: &Path) -> Result<String, String> {
-    let bytes = read_bounded(folder, RUN, 4096).map_err(|error| error.to_string())?;
-    Ok(unseal::<Run>(&bytes)?.run_id)
-}
-
-/// The steps that have a folder, in order.
-fn steps(folder: &Path) -> Result<Vec<u64>, FileError> {
-    let mut steps = Vec::new();
+/// The folders of the steps. One that was to be replaced by another of its step counts while that
+/// one has not appeared.
+fn steps(folder: &Path) -> Result<BTreeMap<u64, PathBuf>, FileError> {
+    let mut steps = BTreeMap::new();
+    let mut replaced = Vec::new();
     for item in fs::read_dir(folder).map_err(FileError::read(folder))? {
         let name = item.map_err(FileError::read(folder))?.file_name();
-        steps.extend(name.to_str().and_then(step_of));
+        let Some(name) = name.to_str() else { continue };
+        if let Some(step) = step_of(name) {
+            steps.insert(step, folder.join(name));
+        }
+        replaced.extend(replaced_step(name).map(|step| (step, folder.join(name))));
     }
-    steps.sort_unstable();
+    for (step, path) in replaced {
+        steps.entry(step).or_insert(path);
+    }
     Ok(steps)
 }

@@ -2,13 +2,13 @@
 
 use super::{
     CheckpointError,
-    names::{DELETING, LOCK, SAVING},
+    names::{DELETING, LOCK, REPLACED, SAVING, replaced_step, step_name},
 };
 use crate::{Result, file::FileError};
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{Read, Write},
-    path::{Path, PathBuf},
+    path::Path,
     process,
 };
 
@@ -35,9 +35,7 @@ impl FolderLock {
             Ok(()) => {
                 // For the message of whoever comes second; nothing depends on it.
                 _ = file.set_len(0).and_then(|()| write!(file, "{}", process::id()));
-                for left_over in left_overs(folder)? {
-                    fs::remove_dir_all(&left_over).map_err(FileError::write(&left_over))?;
-                }
+                clear(folder)?;
                 Ok(Self { _file: Some(file) })
             }
             Err(TryLockError::WouldBlock) => {
@@ -54,16 +52,22 @@ impl FolderLock {
     }
 }
 
-/// Folders that were being written or removed when their process died.
-fn left_overs(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let mut found = Vec::new();
+/// Removes folders whose process died while it wrote or removed them, and brings back those whose
+/// successor never appeared.
+fn clear(folder: &Path) -> Result<(), FileError> {
     for item in fs::read_dir(folder).map_err(FileError::read(folder))? {
         let item = item.map_err(FileError::read(folder))?;
-        let name = item.file_name().to_string_lossy().into_owned();
-        let is_folder = item.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_folder && [SAVING, DELETING].iter().any(|prefix| name.starts_with(prefix)) {
-            found.push(item.path());
+        let (name, path) = (item.file_name().to_string_lossy().into_owned(), item.path());
+        let step = replaced_step(&name).map(|step| folder.join(step_name(step)));
+        match step {
+            Some(step) if step.symlink_metadata().is_err() => {
+                fs::rename(&path, &step).map_err(FileError::write(&step))?;
+            }
+            _ if [SAVING, REPLACED, DELETING].iter().any(|prefix| name.starts_with(prefix)) => {
+                fs::remove_dir_all(&path).map_err(FileError::write(&path))?;
+            }
+            _ => {}
         }
     }
-    Ok(found)
+    Ok(())
 }

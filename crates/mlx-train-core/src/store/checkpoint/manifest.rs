@@ -1,7 +1,7 @@
 //! `manifest.json`: what a checkpoint consists of, and where it comes from.
 
 use super::{
-    CheckpointError,
+    BestMode, CheckpointError,
     names::{MANIFEST, step_of},
     read::read_bounded,
     sealed::unseal,
@@ -47,6 +47,8 @@ pub struct Metric {
     pub name: String,
     /// Its value, which is finite.
     pub value: f64,
+    /// Which side is good.
+    pub mode: BestMode,
 }
 
 /// A file of a checkpoint.

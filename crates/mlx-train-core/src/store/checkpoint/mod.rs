@@ -17,7 +17,9 @@
 //! [`Snapshot`] is what it writes, [`Loaded`] is what comes back.
 
 mod config;
+mod entry;
 mod error;
+mod fault;
 mod folder;
 mod hash;
 mod host_array;
@@ -25,18 +27,20 @@ mod lock;
 mod manifest;
 mod names;
 mod read;
+mod retention;
+mod run;
 mod saver;
 mod sealed;
 mod snapshot;
 mod state;
-mod step;
 mod write;
 
 pub use config::{BestMode, CheckpointConfig};
+pub use entry::{Check, Entry, Loaded};
 pub use error::CheckpointError;
-pub use folder::{Checkpoints, Entry};
+pub use folder::Checkpoints;
 pub use host_array::HostArray;
 pub use manifest::{FileEntry, Manifest, Metric};
+pub use retention::Keep;
 pub use saver::{SaveOutcome, SaveTiming, Saved, Saver};
 pub use snapshot::Snapshot;
-pub use step::{Check, Loaded};

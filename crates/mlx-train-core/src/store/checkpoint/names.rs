@@ -16,8 +16,10 @@ pub(super) const BEST: &str = "best";
 /// Locked by the process that saves.
 pub(super) const LOCK: &str = ".lock";
 
-/// What the name of a folder begins with while it is written, and while it is removed.
+/// What the name of a folder begins with while it is written, while another takes its place, and
+/// while it is removed.
 pub(super) const SAVING: &str = ".saving-";
+pub(super) const REPLACED: &str = ".replaced-";
 pub(super) const DELETING: &str = ".deleting-";
 
 /// The folder of a step: `step-00001000`.
@@ -34,6 +36,12 @@ pub(super) fn step_of(name: &str) -> Option<u64> {
 /// A name beside that of a step that no other process and no other save has.
 pub(super) fn aside_name(prefix: &str, step: u64) -> String {
     format!("{prefix}{}-{}-{:08x}", step_name(step), process::id(), random() as u32)
+}
+
+/// The step of a folder that gave way to another of its step.
+pub(super) fn replaced_step(name: &str) -> Option<u64> {
+    let (step, _process_and_random) = name.strip_prefix(REPLACED)?.rsplit_once('-')?;
+    step_of(step.rsplit_once('-')?.0)
 }
 
 /// A number that differs from process to process and from call to call.
@@ -60,6 +68,8 @@ mod tests {
             assert_eq!(step_of(name), None, "{name}");
         }
         assert_eq!(step_of(&aside_name(SAVING, 3)), None);
+        assert_eq!(replaced_step(&aside_name(REPLACED, 3)), Some(3));
+        assert_eq!(replaced_step(&aside_name(SAVING, 3)), None);
     }
 
     #[test]

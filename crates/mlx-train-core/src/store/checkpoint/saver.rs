@@ -1,7 +1,7 @@
 //! Saving from a thread of its own, while training goes on.
 
 use super::{
-    CheckpointConfig, CheckpointError, Checkpoints, Metric, Snapshot,
+    CheckpointConfig, CheckpointError, Checkpoints, Entry, Metric, Snapshot,
     lock::FolderLock,
     names::step_name,
     write::{Label, write_step},
@@ -150,26 +150,166 @@ fn save(
     config: &CheckpointConfig,
     snapshot: &Snapshot,
 ) -> Result<Saved> {
-    let serials =
-        checkpoints.list()?.into_iter().filter_map(|entry| Some(entry.manifest.ok()?.serial));
+    let serials = checkpoints.list()?.iter().filter_map(Entry::serial).max();
     let metric = snapshot.metric.filter(|value| value.is_finite());
     let label = Label {
         run_id: checkpoints.run_id(),
-        serial: serials.max().map_or(0, |last| last + 1),
-        metric: metric.map(|value| Metric { name: config.metric.clone(), value }),
+        serial: serials.map_or(0, |last| last + 1),
+        metric: metric.map(|value| Metric {
+            name: config.metric.clone(),
+            value,
+            mode: config.mode,
+        }),
         max_shard_bytes: config.max_shard_bytes(),
     };
     let manifest = write_step(checkpoints.folder(), snapshot, &label)?;
-    let warning = checkpoints.write_pointers(&config.metric, config.mode).err();
-    Ok(Saved {
-        path: checkpoints.folder().join(step_name(snapshot.step)),
-        num_bytes: manifest.num_bytes(),
-        removed: Vec::new(),
-        warning: warning.map(|error| error.to_string()),
-    })
+    // First point to the new, then remove the old: in between, everything is there.
+    let tidied =
+        checkpoints.write_pointers().and_then(|()| checkpoints.prune(config.into(), false));
+    let (removed, warning) = match tidied {
+        Ok(removed) => (removed.into_iter().map(|entry| entry.path).collect(), None),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    let path = checkpoints.folder().join(step_name(snapshot.step));
+    Ok(Saved { path, num_bytes: manifest.num_bytes(), removed, warning })
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            Check, HostArray, Loaded,
+            fault::{Fault, inject},
+        },
+        *,
+    };
+    use std::{fs, path::Path};
+    use tempfile::TempDir;
+
+    fn snapshot(step: u64, note: &str) -> Snapshot {
+        let bytes = (step as f32).to_le_bytes().repeat(4);
+        let array = HostArray::new(mlx_rs::Dtype::Float32, &[4], bytes).unwrap();
+        Snapshot {
+            step,
+            model: "mlp".into(),
+            weights: vec![("weight".into(), array.clone()), ("bias".into(), array.clone())],
+            training: vec![("moment".into(), array)],
+            progress: note.into(),
+            config: serde_json::Value::Null,
+            metric: Some(1.0 / step as f64),
+        }
+    }
+
+    /// Shards of one array, so that more files can fail; the last and the best stay.
+    fn config() -> CheckpointConfig {
+        CheckpointConfig { keep_last: 1, max_shard_gigabytes: 1e-8, ..CheckpointConfig::default() }
+    }
+
+    fn run_of(steps: &[u64]) -> (TempDir, Checkpoints) {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::create(folder.path().join("checkpoints")).unwrap();
+        for &step in steps {
+            save(&checkpoints, &config(), &snapshot(step, "old")).unwrap();
+        }
+        (folder, checkpoints)
+    }
+
+    /// A folder that holds the same.
+    fn copy_of(checkpoints: &Checkpoints) -> (TempDir, Checkpoints) {
+        let folder = tempfile::tempdir().unwrap();
+        copy(checkpoints.folder(), folder.path());
+        let copied = Checkpoints::open(folder.path()).unwrap();
+        (folder, copied)
+    }
+
+    fn copy(from: &Path, to: &Path) {
+        for item in fs::read_dir(from).unwrap() {
+            let (from, to) = (item.as_ref().unwrap().path(), to.join(item.unwrap().file_name()));
+            if from.is_dir() {
+                fs::create_dir(&to).unwrap();
+                copy(&from, &to);
+            } else {
+                fs::copy(&from, &to).unwrap();
+            }
+        }
+    }
+
+    fn hidden(checkpoints: &Checkpoints) -> Vec<String> {
+        let items = fs::read_dir(checkpoints.folder()).unwrap();
+        let names = items.map(|item| item.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with('.') && name != ".lock").collect()
+    }
+
+    /// Every checkpoint is whole, and the last is one that was saved.
+    fn last(checkpoints: &Checkpoints, case: &str) -> Loaded {
+        for entry in checkpoints.list().unwrap() {
+            entry.verify(Check::Hashes).unwrap_or_else(|error| panic!("{case}: {error}"));
+        }
+        let again = Checkpoints::open(checkpoints.folder()).unwrap();
+        let loaded =
+            again.load_latest(Check::Hashes).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let step = snapshot(loaded.manifest.step, "");
+        assert_eq!(HostArray::take(&loaded.weights[0].1).unwrap(), step.weights[0].1, "{case}");
+        loaded
+    }
+
+    /// Saves `step` over and over, with a fault at one operation after the other.
+    fn at_every_operation(step: u64, check: impl Fn(&Checkpoints, &Result<Saved>, &str)) {
+        let (_folder, before) = run_of(&[1, 2]);
+        for fault in [Fault::Full, Fault::Killed] {
+            for at in 0.. {
+                let (_folder, checkpoints) = copy_of(&before);
+                let (result, came_to_it) =
+                    inject(at, fault, || save(&checkpoints, &config(), &snapshot(step, "new")));
+                check(&checkpoints, &result, &format!("{fault:?} at {at} of step {step}"));
+                if !came_to_it {
+                    assert!(result.is_ok_and(|saved| saved.warning.is_none()));
+                    assert!(at > 20, "only {at} operations");
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn at_every_moment_there_is_a_whole_checkpoint_and_the_next_run_clears_the_rest() {
+        at_every_operation(3, |checkpoints, result, case| {
+            let step = last(checkpoints, case).manifest.step;
+            assert!(step == 3 || (step == 2 && result.is_err()), "{case}: {step}");
+            if case.starts_with("Full") && step == 2 {
+                assert_eq!(hidden(checkpoints), Vec::<String>::new(), "{case}");
+            }
+            drop(Saver::new(checkpoints.clone(), &config()).unwrap());
+            assert_eq!(hidden(checkpoints), Vec::<String>::new(), "{case}");
+            assert_eq!(last(checkpoints, case).manifest.step, step, "{case}");
+        });
+    }
+
+    #[test]
+    fn a_step_that_is_saved_again_is_the_old_or_the_new_one_at_every_moment() {
+        at_every_operation(2, |checkpoints, result, case| {
+            let loaded = last(checkpoints, case);
+            assert_eq!(loaded.manifest.step, 2, "{case}");
+            assert!(loaded.progress == "new" || result.is_err(), "{case}");
+            drop(Saver::new(checkpoints.clone(), &config()).unwrap());
+            assert_eq!(hidden(checkpoints), Vec::<String>::new(), "{case}");
+            assert_eq!(last(checkpoints, case).progress, loaded.progress, "{case}");
+        });
+    }
+
+    #[test]
+    fn a_failed_save_says_what_happened_and_the_next_one_succeeds() {
+        let (_folder, checkpoints) = run_of(&[1]);
+        let (result, _) =
+            inject(3, Fault::Full, || save(&checkpoints, &config(), &snapshot(2, "new")));
+        let text = result.unwrap_err().to_string();
+        assert!(text.contains("the disk is full") && text.contains("step-00000002"), "{text}");
+        save(&checkpoints, &config(), &snapshot(2, "new")).unwrap();
+        assert_eq!(last(&checkpoints, "after").manifest.step, 2);
+    }
 }

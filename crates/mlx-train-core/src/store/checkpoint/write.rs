@@ -4,10 +4,10 @@
 //! file is hashed by a second thread while the first writes it.
 
 use super::{
-    HostArray, Snapshot,
+    HostArray, Snapshot, fault,
     hash::hex,
     manifest::{FORMAT, FileEntry, Manifest, Metric},
-    names::{CONFIG, DELETING, MANIFEST, SAVING, STATE, aside_name, step_name},
+    names::{CONFIG, DELETING, MANIFEST, REPLACED, SAVING, STATE, aside_name, step_name, step_of},
     sealed::seal,
     state::State,
 };
@@ -162,9 +162,15 @@ fn unsavable(path: &Path, error: &serde_json::Error) -> Error {
 fn write_file(path: &Path, parts: &[&[u8]]) -> Result<FileEntry, FileError> {
     let bytes = parts.iter().map(|part| part.len() as u64).sum();
     let write = || -> io::Result<()> {
+        fault::point()?;
         let mut file = BufWriter::with_capacity(BUFFER_BYTES, File::create_new(path)?);
-        parts.iter().try_for_each(|part| file.write_all(part))?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+        for part in parts {
+            fault::point()?;
+            file.write_all(part)?;
+        }
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        fault::point()?;
+        file.sync_all()
     };
     let hash = || {
         let mut hasher = Sha256::new();
@@ -191,9 +197,19 @@ fn write_file(path: &Path, parts: &[&[u8]]) -> Result<FileEntry, FileError> {
 /// Makes the names in a folder last; only Unix can sync a folder.
 fn sync_folder(folder: &Path) -> Result<(), FileError> {
     if cfg!(unix) {
-        File::open(folder).and_then(|it| it.sync_all()).map_err(FileError::write(folder))?;
+        fault::point()
+            .and_then(|()| File::open(folder)?.sync_all())
+            .map_err(FileError::write(folder))?;
     }
     Ok(())
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    fault::point().and_then(|()| fs::rename(from, to)).map_err(FileError::write(to))
+}
+
+fn remove(folder: &Path) -> Result<(), FileError> {
+    fault::point().and_then(|()| fs::remove_dir_all(folder)).map_err(FileError::write(folder))
 }
 
 /// A folder that is removed unless it appears.
@@ -203,34 +219,54 @@ struct Aside {
 
 impl Aside {
     fn create(path: PathBuf) -> Result<Self, FileError> {
-        fs::create_dir(&path).map_err(|source| FileError::Folder { path: path.clone(), source })?;
+        fault::point()
+            .and_then(|()| fs::create_dir(&path))
+            .map_err(|source| FileError::Folder { path: path.clone(), source })?;
         Ok(Self { path })
     }
 
-    /// Takes the name `target` and the place of a folder that has it.
+    /// Takes the name `target`, and the place of what has that name.
     fn appear_as(self, target: &Path) -> Result<(), FileError> {
         let folder = target.parent().unwrap_or(Path::new("."));
-        if target.exists() {
-            remove_aside(target)?;
+        // A folder cannot be renamed onto another. In between, the old one counts under its new name.
+        let replaced = target.symlink_metadata().is_ok().then(|| beside(target, REPLACED));
+        if let Some(replaced) = &replaced {
+            rename(target, replaced)?;
         }
-        fs::rename(&self.path, target).map_err(FileError::write(target))?;
-        sync_folder(folder)
+        let appeared = rename(&self.path, target);
+        match (&replaced, &appeared) {
+            (Some(replaced), Ok(())) => {
+                sync_folder(folder)?;
+                // The new one is there; what cannot be removed now is swept by the next run.
+                _ = remove(replaced);
+                Ok(())
+            }
+            (Some(replaced), Err(_)) => rename(replaced, target).and(appeared),
+            (None, Ok(())) => sync_folder(folder),
+            (None, Err(_)) => appeared,
+        }
     }
 }
 
 impl Drop for Aside {
     fn drop(&mut self) {
-        // Nothing is there after the rename. What cannot be removed now is swept by the next run.
-        _ = fs::remove_dir_all(&self.path);
+        if !fault::is_dead() {
+            // Nothing is there after the rename. What cannot be removed now is swept by the next run.
+            _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 
 /// Removes the folder of a step, which disappears under its name before any of its files is gone.
 pub(super) fn remove_aside(step: &Path) -> Result<(), FileError> {
-    let folder = step.parent().unwrap_or(Path::new("."));
-    let number = step.file_name().and_then(|name| super::names::step_of(name.to_str()?));
-    let aside = folder.join(aside_name(DELETING, number.unwrap_or_default()));
-    fs::rename(step, &aside).map_err(FileError::write(step))?;
-    sync_folder(folder)?;
-    fs::remove_dir_all(&aside).map_err(FileError::write(&aside))
+    let aside = beside(step, DELETING);
+    rename(step, &aside)?;
+    sync_folder(step.parent().unwrap_or(Path::new(".")))?;
+    remove(&aside)
+}
+
+/// A hidden name beside the folder of a step.
+fn beside(step: &Path, prefix: &str) -> PathBuf {
+    let number = step.file_name().and_then(|name| step_of(name.to_str()?));
+    step.with_file_name(aside_name(prefix, number.unwrap_or_default()))
 }
