@@ -32,6 +32,7 @@ pub struct ParameterGroups {
 #[derive(Debug)]
 pub struct Group {
     parameters: NamePatterns,
+    /// None where the optimizer of all is theirs too.
     optimizer: Option<Box<dyn Optimizer>>,
     learning_rate_scale: f64,
     max_grad_norm: Option<f64>,
@@ -108,6 +109,18 @@ impl ParameterGroups {
         let own = position.and_then(|position| self.groups[position].optimizer.as_ref());
         &**own.unwrap_or(&self.optimizer)
     }
+
+    /// Each optimizer once, with the places of the parameters that it updates.
+    fn optimizers(&self, names: &[&str]) -> Vec<(&dyn Optimizer, Vec<usize>)> {
+        let has_own = |&position: &usize| self.groups[position].optimizer.is_some();
+        let owners: Vec<_> = names.iter().map(|name| self.position(name).filter(has_own)).collect();
+        let of = |owner| {
+            let members = (0..names.len()).filter(|&place| owners[place] == owner).collect();
+            (self.optimizer_of(owner), members)
+        };
+        let own = (0..self.groups.len()).filter(has_own).map(Some);
+        std::iter::once(None).chain(own).map(of).collect()
+    }
 }
 
 impl Optimizer for ParameterGroups {
@@ -161,20 +174,37 @@ impl Optimizer for ParameterGroups {
                 .into());
             }
         }
+        for (optimizer, members) in self.optimizers(names) {
+            optimizer.check(&pick(names, &members))?;
+        }
         Ok(())
     }
 
     fn clip(&self, names: &[&str], mut gradients: Vec<Array>) -> Result<Vec<Array>> {
+        for (optimizer, members) in self.optimizers(names) {
+            let clipped = optimizer.clip(&pick(names, &members), pick(&gradients, &members))?;
+            put(&mut gradients, &members, clipped);
+        }
         for (position, group) in self.groups.iter().enumerate() {
             let Some(max_norm) = group.max_grad_norm else { continue };
-            let members: Vec<usize> =
-                (0..names.len()).filter(|&i| self.position(names[i]) == Some(position)).collect();
-            let own: Vec<_> = members.iter().map(|&member| gradients[member].clone()).collect();
+            let is_member = |&place: &usize| self.position(names[place]) == Some(position);
+            let members: Vec<usize> = (0..names.len()).filter(is_member).collect();
+            let own = pick(&gradients, &members);
             let norm = gradient_norms(&own)?.total;
-            for (&member, clipped) in members.iter().zip(scaled_to_norm(&own, &norm, max_norm)?) {
-                gradients[member] = clipped;
-            }
+            put(&mut gradients, &members, scaled_to_norm(&own, &norm, max_norm)?);
         }
         Ok(gradients)
+    }
+}
+
+/// The items at some places.
+fn pick<T: Clone>(items: &[T], places: &[usize]) -> Vec<T> {
+    places.iter().map(|&place| items[place].clone()).collect()
+}
+
+/// Replaces the items at some places.
+fn put<T>(items: &mut [T], places: &[usize], new: Vec<T>) {
+    for (&place, item) in places.iter().zip(new) {
+        items[place] = item;
     }
 }

@@ -149,3 +149,33 @@ fn orthogonalized(x: &Array, iterations: usize) -> Result<Array> {
     }
     if is_tall { Ok(x.transpose()?) } else { Ok(x) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn singular_values_of_any_size_end_near_one() -> Result<()> {
+        // A permuted diagonal, whose singular values are its three numbers, wide and tall.
+        let values = [0.0, 10.0, 0.0, 0.0, 0.0, 0.0, -0.5, 0.0, 2.0, 0.0, 0.0, 0.0_f32];
+        let wide = Array::from_slice(&values, &[3, 4]);
+        for x in [wide.clone(), wide.transpose()?] {
+            let y = orthogonalized(&x, 5)?;
+            assert_eq!(y.shape(), x.shape());
+            let (x, y) = (x.contiguous()?, y.contiguous()?);
+            for (x, y) in x.try_as_slice::<f32>()?.iter().zip(y.try_as_slice::<f32>()?) {
+                let is_right =
+                    if *x == 0.0 { y.abs() < 1e-6 } else { (0.6..1.3).contains(&(y * x.signum())) };
+                assert!(is_right, "{x} became {y}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_gradient_of_zeros_moves_nothing() -> Result<()> {
+        let zeros = orthogonalized(&Array::zeros::<f32>(&[3, 2])?, 5)?;
+        assert_eq!(zeros.contiguous()?.try_as_slice::<f32>()?, [0.0; 6]);
+        Ok(())
+    }
+}
