@@ -5,7 +5,7 @@ mod common;
 
 use common::{
     build, cast, descend, distance, loss, loss_and_grads, num_draws, number, parameters,
-    set_parameters, values,
+    set_parameters, value_and_grads, values,
 };
 use mlx_rs::{
     Array, Dtype,
@@ -14,6 +14,7 @@ use mlx_rs::{
 };
 use mlx_train_core::{
     config::{Format, ModelConfig},
+    data::{Batch, Dataset, Packing, Padding, Sequences},
     generate::{GenerateOptions, LanguageModel, Sampler, generate},
     model::{BaseModel, FromConfig},
     rng,
@@ -248,6 +249,65 @@ fn ignored_targets_count_for_nothing() {
     assert!((number(&some.value) - f32::midpoint(first, last)).abs() < 1e-5);
 }
 
+/// Loss times weight, and its gradient: what adds up over documents.
+fn total_loss_and_grads(model: &mut Transformer, batch: &Batch) -> (f32, Vec<Array>) {
+    let (total, grads) = value_and_grads(model, |model| {
+        let loss = model.batch_loss(batch)?;
+        Ok(loss.value.multiply(&loss.weight)?)
+    });
+    (number(&total), grads.into_values().collect())
+}
+
+#[test]
+fn packed_documents_have_the_losses_and_gradients_of_each_alone() {
+    let documents =
+        [vec![1, 2, 3, 4, 5], vec![6, 7], vec![1, 8, 3, 9, 5, 10, 11], vec![12, 2, 3], vec![4; 9]];
+    // Every third token is not learned.
+    let mask: Vec<bool> = (0..26).map(|token| token % 3 != 1).collect();
+    let sequences = Sequences::from_vecs(&documents, 17, "a test").unwrap().with_loss_mask(mask);
+    let sequences = sequences.unwrap();
+    let mut model = model(0);
+
+    let alone = sequences.padded(Padding::Multiple(4)).unwrap();
+    let (mut expected, mut expected_grads) = (0.0, None::<Vec<Array>>);
+    for document in 0..documents.len() {
+        let (loss, grads) = total_loss_and_grads(&mut model, &alone.batch(&[document]).unwrap());
+        expected += loss;
+        expected_grads = Some(match expected_grads {
+            None => grads,
+            Some(sum) => sum.iter().zip(&grads).map(|(a, b)| a.add(b).unwrap()).collect(),
+        });
+    }
+    let expected_grads = expected_grads.unwrap();
+
+    // 21 predictions: in 16 and 12 positions of two rows there is padding. In order would split.
+    for (seq_len, num_rows) in [(16, 2), (12, 2), (9, 3)] {
+        let packed = sequences.packed(seq_len, Packing::BestFit).unwrap();
+        assert_eq!(packed.len(), num_rows);
+        let rows: Vec<usize> = (0..num_rows).collect();
+        let batch = packed.batch(&rows).unwrap();
+        let (loss, grads) = total_loss_and_grads(&mut model, &batch);
+        assert!((loss - expected).abs() < 1e-5 * expected, "{loss} instead of {expected}");
+        for (grad, expected) in grads.iter().zip(&expected_grads) {
+            let distance = distance(grad, expected);
+            assert!(distance < 1e-5, "{distance} at {seq_len}");
+        }
+
+        // It is the segments that keep them apart.
+        let mixed = Batch::new(batch.x, batch.y);
+        let (loss, _) = total_loss_and_grads(&mut model, &mixed);
+        assert!((loss - expected).abs() > 1e-3 * expected, "{loss} is {expected}");
+    }
+}
+
+#[test]
+fn segments_that_do_not_fit_are_refused() {
+    let x = row(&[1, 2, 3, 4]);
+    let batch = Batch::new(x.clone(), x).with_segments(row(&[0, 0, 1]));
+    let message = model(0).batch_loss(&batch).unwrap_err().to_string();
+    assert!(message.contains("segments"), "{message}");
+}
+
 #[test]
 fn a_few_steps_down_the_gradient_reduce_the_loss() {
     let mut model = build::<Transformer>(&config(), 0);
@@ -282,7 +342,7 @@ fn inputs_that_do_not_fit_are_refused_with_the_fix() {
     let loss = model.loss_fn(&row(&[1, 2]), &row(&[1])).unwrap_err().to_string();
     assert!(loss.contains("`y` has shape [1, 1]"), "{loss}");
     let narrow = Array::from_slice(&[0.5_f32; 8], &[1, 1, 8]);
-    let block = refusal(Block::new(&config()).unwrap().forward(&narrow, None));
+    let block = refusal(Block::new(&config()).unwrap().forward(&narrow, None, None));
     assert!(block.contains("`x` has shape [1, 1, 8]"), "{block}");
 
     let mut cache = model.new_cache();

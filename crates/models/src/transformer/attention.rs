@@ -8,8 +8,12 @@
 use super::{TransformerConfig, init};
 use mlx_rs::{
     Array,
-    fast::{ScaledDotProductAttentionMask::Causal, rope, scaled_dot_product_attention},
+    fast::{
+        ScaledDotProductAttentionMask::{self, Causal},
+        rope, scaled_dot_product_attention,
+    },
     module::Module,
+    ops::arange,
 };
 use mlx_train_core::{
     Result, assert_shape,
@@ -52,11 +56,17 @@ impl Attention {
         })
     }
 
-    /// Attends from each token of `x` `(B, T, C)` to itself, earlier ones, and those in `cache`.
+    /// Attends from each token of `x` `(B, T, C)` to itself, earlier ones, and those in `cache`; or
+    /// to those alone that `mask` `(B, 1, T, T)`, bool, has true, query by key, without a cache.
     ///
     /// # Errors
     /// When `x` has another size than the weights or does not continue the cache, or MLX fails.
-    pub fn forward(&mut self, x: &Array, cache: Option<LayerCache<'_>>) -> Result<Array> {
+    pub fn forward(
+        &mut self,
+        x: &Array,
+        cache: Option<LayerCache<'_>>,
+        mask: Option<&Array>,
+    ) -> Result<Array> {
         assert_shape!(x, [batch, tokens, self.hidden_size]);
         // The layout that the kernels read; B, T and D are known, so -1 is the number of heads.
         let heads = |x: Array| -> Result<Array> {
@@ -74,8 +84,21 @@ impl Attention {
         };
         // 1/sqrt(D) keeps the variance of the scores independent of the head's width.
         let scale = (self.head_dim as f32).sqrt().recip();
-        let mixed = scaled_dot_product_attention(q, k, v, scale, Causal, None)?;
+        let mask = mask.map_or(Causal, ScaledDotProductAttentionMask::Array);
+        let mixed = scaled_dot_product_attention(q, k, v, scale, mask, None)?;
         let mixed = mixed.transpose_axes(&[0, 2, 1, 3])?.reshape(x.shape())?; // (B, T, C)
         Ok(self.o_proj.forward(&mixed)?)
     }
+}
+
+/// Which tokens of packed rows see which: `(B, 1, T, T)` bool, query by key, from segments `(B, T)`.
+///
+/// A token sees itself and the earlier ones of its own segment. Every token sees one at least, so that
+/// the softmax has a sum.
+pub(super) fn mask_within(segments: &Array) -> Result<Array> {
+    assert_shape!(segments, [_, num_tokens]);
+    let position = arange::<_, i32>(None, num_tokens, None)?;
+    let causal = position.expand_dims(1)?.ge(&position)?; // (T, T)
+    let same = segments.expand_dims(2)?.eq(segments.expand_dims(1)?)?; // (B, T, T)
+    Ok(same.logical_and(causal)?.expand_dims(1)?)
 }

@@ -18,7 +18,7 @@ use mlx_train_derive::ModuleParameters;
 /// # use mlx_train_models::transformer::{Block, TransformerConfig};
 /// let config = TransformerConfig { hidden_size: 8, num_heads: 2, ..Default::default() };
 /// let x = Array::from_slice(&[0.5_f32; 32], &[1, 4, 8]);
-/// assert_eq!(Block::new(&config)?.forward(&x, None)?.shape(), [1, 4, 8]);
+/// assert_eq!(Block::new(&config)?.forward(&x, None, None)?.shape(), [1, 4, 8]);
 /// # Ok::<(), mlx_train_core::Error>(())
 /// ```
 #[derive(Debug, Clone, ModuleParameters)]
@@ -52,13 +52,19 @@ impl Block {
         })
     }
 
-    /// Transforms `x` `(B, T, C)`, which the tokens in `cache` precede, if there is one.
+    /// Transforms `x` `(B, T, C)`, which the tokens in `cache` precede, if there is one; `mask` is that of
+    /// [`Attention::forward`].
     ///
     /// # Errors
     /// When `x` has another size than the weights or does not continue the cache, or MLX fails.
-    pub fn forward(&mut self, x: &Array, cache: Option<LayerCache<'_>>) -> Result<Array> {
+    pub fn forward(
+        &mut self,
+        x: &Array,
+        cache: Option<LayerCache<'_>>,
+        mask: Option<&Array>,
+    ) -> Result<Array> {
         assert_shape!(x, [_, _, self.hidden_size]);
-        let mixed = self.self_attn.forward(&self.input_layernorm.forward(x)?, cache)?;
+        let mixed = self.self_attn.forward(&self.input_layernorm.forward(x)?, cache, mask)?;
         let x = x.add(self.dropout.forward(&mixed)?)?;
         let mixed = self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?;
         Ok(x.add(self.dropout.forward(&mixed)?)?)

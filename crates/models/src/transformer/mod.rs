@@ -37,6 +37,7 @@ pub use feed_forward::FeedForward;
 use mlx_rs::{Array, module::Module};
 use mlx_train_core::{
     Error, Result, assert_shape,
+    batch::{Batch, IGNORED_TARGET},
     config::ModelConfig,
     generate::LanguageModel,
     loss::{CrossEntropy, cross_entropy},
@@ -44,9 +45,6 @@ use mlx_train_core::{
     nn::{Dropout, Embedding, KvCache, Linear, RmsNorm, Stack},
 };
 use mlx_train_derive::{ModuleParameters, register_model};
-
-/// The target of padding.
-const IGNORED: i32 = -100;
 
 /// Decoder-only transformer of the Llama family: tokens `(B, T)` to next-token logits `(B, T, V)`.
 ///
@@ -84,20 +82,37 @@ impl Transformer {
         &self.config
     }
 
-    /// Tokens `(B, T)` to logits `(B, T, V)`, after those that `cache` holds.
-    fn run(&mut self, tokens: &Array, mut cache: Option<&mut KvCache>) -> Result<Array> {
+    /// Tokens `(B, T)` to logits `(B, T, V)`, after those that `cache` holds; `mask` is that of
+    /// [`Attention::forward`].
+    fn run(
+        &mut self,
+        tokens: &Array,
+        mut cache: Option<&mut KvCache>,
+        mask: Option<&Array>,
+    ) -> Result<Array> {
         self.check_room(tokens, cache.as_ref().map_or(0, |cache| cache.offset()))?;
         let embedded = self.model.embed_tokens.forward(tokens)?; // (B, T, C)
         let x = self.model.dropout.forward(&embedded)?;
         let x = self.model.layers.forward(x, |block, index, x| {
             let cache = cache.as_mut().map(|cache| cache.layer(index)).transpose()?;
-            block.forward(&x, cache)
+            block.forward(&x, cache, mask)
         })?;
         let x = self.model.norm.forward(&x)?;
         match &mut self.lm_head {
             Some(lm_head) => Ok(lm_head.forward(&x)?), // (B, T, V)
             None => self.model.embed_tokens.as_linear(&x),
         }
+    }
+
+    /// Cross-entropy of targets `y` `(B, T)`, with the mask of [`Attention::forward`].
+    fn cross_entropy(&mut self, x: &Array, y: &Array, mask: Option<&Array>) -> Result<Loss> {
+        assert_shape!(x: [batch, tokens], y: [batch, tokens]);
+        let options = CrossEntropy {
+            ignore_index: Some(IGNORED_TARGET),
+            label_smoothing: self.config.label_smoothing,
+            ..Default::default()
+        };
+        cross_entropy(&self.run(x, None, mask)?, y, &options)
     }
 
     /// Refuses tokens that are not `(B, T)` or would leave the context.
@@ -136,20 +151,26 @@ impl FromConfig for Transformer {
 impl BaseModel for Transformer {
     /// Tokens `(B, T)`, integers, to logits `(B, T, V)` in the weights' dtype.
     fn forward(&mut self, x: &Array) -> Result<Array> {
-        self.run(x, None)
+        self.run(x, None, None)
     }
 
     /// Cross-entropy, in nats, of the tokens `y` `(B, T)` that follow those in `x` `(B, T)`.
     ///
     /// Targets of -100 count for nothing, as in Hugging Face's loaders.
     fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
-        assert_shape!(x: [batch, tokens], y: [batch, tokens]);
-        let options = CrossEntropy {
-            ignore_index: Some(IGNORED),
-            label_smoothing: self.config.label_smoothing,
-            ..Default::default()
-        };
-        cross_entropy(&self.forward(x)?, y, &options)
+        self.cross_entropy(x, y, None)
+    }
+
+    /// As [`BaseModel::loss_fn`]; in packed rows, tokens see those of their own segment alone.
+    ///
+    /// Positions go on through a row: rotary scores depend on distances, which are the same in each
+    /// document wherever it starts.
+    fn batch_loss(&mut self, batch: &Batch) -> Result<Loss> {
+        let Batch { x, y, segments, .. } = batch;
+        let Some(segments) = segments else { return self.loss_fn(x, y) };
+        assert_shape!(x: [batch, tokens], segments: [batch, tokens]);
+        let mask = attention::mask_within(segments)?;
+        self.cross_entropy(x, y, Some(&mask))
     }
 
     fn as_language_model(&mut self) -> Option<&mut dyn LanguageModel> {
@@ -159,7 +180,7 @@ impl BaseModel for Transformer {
 
 impl LanguageModel for Transformer {
     fn logits(&mut self, tokens: &Array, cache: &mut KvCache) -> Result<Array> {
-        self.run(tokens, Some(cache))
+        self.run(tokens, Some(cache), None)
     }
 
     fn new_cache(&self) -> KvCache {

@@ -52,11 +52,19 @@ pub fn loss_and_grads(
     y: &Array,
     key: Option<&Array>,
 ) -> (Array, BTreeMap<String, Array>) {
+    value_and_grads(model, |model| loss(model, x, y, key))
+}
+
+/// A value of the model and its gradient for every parameter, evaluated; the model is as before.
+pub fn value_and_grads(
+    model: &mut dyn BaseModel,
+    mut value: impl FnMut(&mut dyn BaseModel) -> Result<Array>,
+) -> (Array, BTreeMap<String, Array>) {
     let (names, before): (Vec<_>, Vec<_>) = parameters(model).into_iter().unzip();
     let every: Vec<_> = (0..before.len()).collect();
     let traced = |inputs: &[Array]| {
         set_parameters(model, inputs);
-        Ok(vec![loss(model, x, y, key)?])
+        Ok(vec![value(model)?])
     };
     let (values, grads) = ffi::value_and_grad(traced, &before, &every).unwrap();
     set_parameters(model, &before);

@@ -1,5 +1,8 @@
 //! Datasets: what their batches hold, in which order, and what is refused.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod loader;
+mod sequences;
 
 use flate2::{Compression, write::GzEncoder};
 use mlx_rs::Array;
@@ -25,10 +28,6 @@ fn ints(array: &Array) -> Vec<i32> {
     array.try_as_slice::<i32>().unwrap().to_vec()
 }
 
-fn loader(rows: i32, options: LoaderOptions) -> DataLoader {
-    DataLoader::new(numbered(rows), options).unwrap()
-}
-
 fn options(batch_size: usize, seed: u64) -> LoaderOptions {
     LoaderOptions { batch_size, seed, ..LoaderOptions::default() }
 }
@@ -39,7 +38,8 @@ fn draw(loader: &mut DataLoader, count: usize) -> Vec<i32> {
 
 #[test]
 fn an_epoch_has_every_row_once_and_the_next_has_another_order() {
-    let rows = draw(&mut loader(10, options(4, 1)), 5); // batches of 4 run over the end of the first epoch
+    // Batches of 4 run over the end of the first epoch.
+    let rows = draw(&mut DataLoader::new(numbered(10), options(4, 1)).unwrap(), 5);
     for epoch in [&rows[..10], &rows[10..]] {
         let mut epoch = epoch.to_vec();
         epoch.sort_unstable();
@@ -50,7 +50,7 @@ fn an_epoch_has_every_row_once_and_the_next_has_another_order() {
 
 #[test]
 fn a_batch_may_be_larger_than_the_dataset() {
-    let mut rows = draw(&mut loader(3, options(7, 1)), 1);
+    let mut rows = draw(&mut DataLoader::new(numbered(3), options(7, 1)).unwrap(), 1);
     rows.sort_unstable();
     assert_eq!(rows.len(), 7);
     assert!(rows.windows(2).all(|pair| pair[1] - pair[0] <= 1), "{rows:?}");
@@ -58,7 +58,7 @@ fn a_batch_may_be_larger_than_the_dataset() {
 
 #[test]
 fn features_and_targets_stay_together() -> Result<()> {
-    let Batch { x, y, .. } = loader(50, options(20, 7)).next_batch()?;
+    let Batch { x, y, .. } = DataLoader::new(numbered(50), options(20, 7))?.next_batch()?;
     assert_eq!(x.shape(), [20, 1]);
     assert_eq!(ints(&x), ints(&y));
     Ok(())
