@@ -110,6 +110,8 @@ impl Chart {
     }
 
     /// Adds a line through points in the order of x. Points that are not finite are left out.
+    ///
+    /// A line without a name is not in the legend.
     #[must_use]
     pub fn line(
         self,
@@ -274,21 +276,26 @@ impl Chart {
             let dots = if points.len() == 1 { 2 } else { *dots } * scale;
             let dot = |&point: &(f64, f64)| Circle::new(point, dots, color.filled());
             chart.draw_series(points.iter().filter(|_| dots > 0).map(dot))?;
-            chart
-                .draw_series(LineSeries::new(points.iter().copied(), style))?
-                .label(format!("{name}, last: {}", short(last)))
-                .legend(move |at| PathElement::new(shifted(at), style));
+            let line = chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
+            if !name.is_empty() {
+                line.label(format!("{name}, last: {}", short(last)))
+                    .legend(move |at| PathElement::new(shifted(at), style));
+            }
         }
-        chart
-            .configure_series_labels()
-            // A loss falls, so the upper right is where no line is.
-            .position(SeriesLabelPosition::UpperRight)
-            .margin(6 * scale)
-            .legend_area_size(23 * scale)
-            .label_font(text(11))
-            .background_style(WHITE.mix(0.85))
-            .border_style(GRID.stroke_width(scale / 2))
-            .draw()?;
+        // Without a label the legend would be an empty box.
+        let is_labelled = self.lines.iter().any(|line| !line.name.is_empty());
+        if is_labelled || !self.references.is_empty() {
+            chart
+                .configure_series_labels()
+                // A loss falls, so the upper right is where no line is.
+                .position(SeriesLabelPosition::UpperRight)
+                .margin(6 * scale)
+                .legend_area_size(23 * scale)
+                .label_font(text(11))
+                .background_style(WHITE.mix(0.85))
+                .border_style(GRID.stroke_width(scale / 2))
+                .draw()?;
+        }
         area.present()?;
         Ok(())
     }

@@ -82,6 +82,7 @@ fn help_is_as_it_was() {
         ("help_config_init", &["config", "init", "--help"]),
         ("help_train", &["train", "--help"]),
         ("help_generate", &["generate", "--help"]),
+        ("help_schedule", &["schedule", "--help"]),
     ] {
         insta::assert_snapshot!(name, stdout(&run(folder.path(), args)));
     }
@@ -407,6 +408,44 @@ fn images_that_do_not_fit_the_model_are_refused_with_both_sizes() {
     fs::remove_file(folder.path().join("t10k-labels-idx1-ubyte")).unwrap();
     let message = refusal(&train("--set=model.input_size=4"), 2);
     assert!(message.contains("no file t10k-labels-idx1-ubyte"), "{message}");
+}
+
+#[test]
+fn a_schedule_is_shown_and_drawn_without_a_model_or_data() {
+    let folder = folder();
+    let config = "[model]\nname = 'unknown here'\n[train]\nsteps = 100\nwarmup_steps = 10\n";
+    fs::write(folder.path().join("train.toml"), config).unwrap();
+    let wsd = ["schedule", "--config=train.toml", "--set=train.schedule.kind=wsd"];
+    let drawn = run(folder.path(), &[&wsd[..], &["--plot=rates.png"]].concat());
+    insta::assert_snapshot!("schedule", stdout(&drawn));
+    assert!(fs::read(folder.path().join("rates.png")).unwrap().starts_with(b"\x89PNG"));
+
+    let json = run(folder.path(), &[&wsd[..], &["--plot=rates.svg", "--json"]].concat());
+    let json: serde_json::Value = serde_json::from_str(&stdout(&json)).unwrap();
+    assert_eq!(json["boundaries"], serde_json::json!([10, 80]));
+    assert_eq!(json["points"][0], serde_json::json!({ "step": 0, "learning_rate": 0.0 }));
+    let svg = fs::read_to_string(folder.path().join("rates.svg")).unwrap();
+    assert!(svg.contains("learning rate") && !svg.contains("last:"), "no legend is needed");
+}
+
+#[test]
+fn a_schedule_that_cannot_be_is_refused_with_the_fix() {
+    let folder = folder();
+    for (set, expected) in [
+        ("train.schedule.kind=exponential", "set final_learning_rate above 0"),
+        ("train.epochs=3", "say --rows NUMBER"),
+        ("train.schedule=cosin", "did you mean `cosine`?"),
+    ] {
+        let refused = run(folder.path(), &["schedule", "--plot=rates.png", "--set", set]);
+        let message = refusal(&refused, 2);
+        assert!(message.contains(expected), "{message}");
+    }
+    let by_rows = ["schedule", "--set=train.epochs=2", "--set=train.batch_size=10", "--rows=95"];
+    let table = stdout(&run(folder.path(), &by_rows));
+    assert!(table.lines().last().unwrap().trim().starts_with("18 "), "19 steps: {table}");
+    let message = refusal(&run(folder.path(), &["schedule", "--plot=rates.jpg"]), 2);
+    assert!(message.contains("rates.jpg") && message.contains(".png"), "{message}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]

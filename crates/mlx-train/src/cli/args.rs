@@ -17,6 +17,12 @@ pub(super) fn command(program: &str) -> clap::Command {
                 "train --config train.toml --output runs/first",
             ]))
         })
+        .mut_subcommand("schedule", |schedule| {
+            schedule.after_help(examples(&[
+                "schedule --config train.toml --plot schedule.png",
+                "schedule --set train.schedule.kind=wsd --set train.warmup_steps=100",
+            ]))
+        })
         .mut_subcommand("generate", |generate| {
             generate.after_help(examples(&[
                 "generate runs/first --prompt 'fn main() {' --max-tokens 200",
@@ -43,6 +49,10 @@ pub(super) enum Command {
     Config(ConfigCommand),
     /// Train a model by name
     Train(TrainArgs),
+    /// Show the learning rate over the steps of a run
+    ///
+    /// Step 0 is the first update. A bar marks a step at which another curve begins.
+    Schedule(ScheduleArgs),
     /// Continue a text with a trained model
     Generate(GenerateArgs),
     /// Print a completion script for a shell
@@ -140,6 +150,25 @@ pub(super) struct TrainArgs {
     /// Replace the results of an earlier run in the same folder
     #[arg(long)]
     pub(super) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ScheduleArgs {
+    /// A config file, of which the section [train] counts
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Override one setting (repeatable), for example train.schedule=linear
+    #[arg(short, long = "set", value_name = "KEY=VALUE")]
+    pub(super) set: Vec<String>,
+    /// How many rows the data has, which train.epochs needs
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) rows: Option<usize>,
+    /// Draw the curve into this .png or .svg
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) plot: Option<PathBuf>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

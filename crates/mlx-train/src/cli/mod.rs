@@ -9,6 +9,7 @@ mod config;
 mod data;
 mod generate;
 mod models;
+mod schedule;
 mod settings;
 mod train;
 
@@ -46,6 +47,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         Command::Models(command) => models::run(command, out),
         Command::Config(command) => config::run(command, out),
         Command::Train(args) => train::run(&args, out),
+        Command::Schedule(args) => schedule::run(&args, out),
         Command::Generate(args) => generate::run(&args, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
