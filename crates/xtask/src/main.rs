@@ -35,6 +35,8 @@ enum Task {
     Demo(commands::demo::DemoArgs),
     /// Run every test, documentation examples included
     Test(commands::test::TestArgs),
+    /// Measure mlx-train on this machine, one JSON line a run
+    Bench(commands::bench::BenchArgs),
     /// Type-check the workspace for Apple silicon, on a Mac or on Debian
     CheckMacos(commands::check_macos::CheckMacosArgs),
     /// Build the documentation with warnings denied, and check the book
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Task::Setup(args) => commands::setup::run(&workspace, &args),
         Task::Demo(args) => commands::demo::run(&workspace, &args),
         Task::Test(args) => commands::test::run(&workspace, &args),
+        Task::Bench(args) => commands::bench::run(&workspace, &args),
         Task::CheckMacos(args) => commands::check_macos::run(&workspace, &args),
         Task::Docs(args) => commands::docs::run(&workspace, &args),
         Task::Doctor => {
@@ -87,7 +90,7 @@ mod tests {
     fn every_subcommand_parses_and_explains_itself() {
         Cli::command().debug_assert();
         let help = Cli::command().render_help().to_string();
-        for name in ["setup", "demo", "test", "check-macos", "docs", "doctor"] {
+        for name in ["setup", "demo", "test", "bench", "check-macos", "docs", "doctor"] {
             assert!(help.contains(name), "{help}");
         }
         assert!(!help.contains("generate-bindings"));

@@ -1,5 +1,6 @@
 //! One module a subcommand.
 
+pub mod bench;
 pub mod check_macos;
 pub mod demo;
 pub mod docs;

@@ -1,0 +1,64 @@
+//! Benchmarks of mlx-train: `cargo xtask bench [NAME…]`.
+//!
+//! One program that needs MLX's library and nothing else, so that it can be carried to another
+//! machine. It prints one JSON line a run, with everything that the figures depend on. What is
+//! compared takes turns in one run: the speed of a machine changes from minute to minute.
+
+// Talking to a person is what this program is for.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod by_hand;
+mod checkpoint;
+mod loader;
+mod record;
+mod small_gpt;
+mod step_overhead;
+mod timing;
+
+use clap::{Parser, ValueEnum};
+use mlx_train::Result;
+
+/// Measure mlx-train, one JSON line a run
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Args {
+    /// What to measure [default: all]
+    #[arg(value_enum, value_name = "NAME")]
+    names: Vec<Name>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What the benchmarks have in common.
+#[derive(Debug, clap::Args)]
+struct Options {
+    /// How many steps are measured, after five that are not
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(10..))]
+    steps: u32,
+    /// Trace the steps of training once and replay them
+    #[arg(long)]
+    compile: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Name {
+    /// A step of the engine against the bare MLX calls
+    StepOverhead,
+    /// The wait for data at ten times the rate of the small GPT
+    Loader,
+    /// Saving and loading a checkpoint against a plain file
+    Checkpoint,
+}
+
+fn main() -> Result<()> {
+    let Args { names, options } = Args::parse();
+    let names = if names.is_empty() { Name::value_variants() } else { &names[..] };
+    for name in names {
+        match name {
+            Name::StepOverhead => step_overhead::run(&options)?,
+            Name::Loader => loader::run(&options)?,
+            Name::Checkpoint => checkpoint::run(&options)?,
+        }
+    }
+    Ok(())
+}
