@@ -16,6 +16,7 @@ use mlx_train::{
     data::bigram_entropy,
     generate::{GenerateOptions, Sampler, generate},
     models::transformer::TransformerConfig,
+    optim::OptimizerConfig,
     prelude::*,
     profile::Memory,
     run::{RunFolder, config_text},
@@ -126,8 +127,12 @@ fn main() -> Result<()> {
         learning_rate: 3e-3,
         warmup_steps: args.steps / 20,
         final_learning_rate: 3e-4,
-        weight_decay: 0.1,
-        beta2: 0.95,
+        optimizer: OptimizerConfig::AdamW {
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+        },
         eval_every: (args.steps / 4).max(1),
         seed: args.seed,
         ..TrainConfig::default()

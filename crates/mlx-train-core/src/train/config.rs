@@ -1,10 +1,13 @@
 //! The settings of a training run.
 
-use super::{EarlyStoppingConfig, SpikeConfig, TrainError};
+use super::{
+    CompileMode, EarlyStoppingConfig, NonFinite, Precision, SpikeConfig, StepOptions, TrainError,
+};
 use crate::{
     Result,
     config::ModelConfig,
-    optim::{AdamW, Schedule, ScheduleConfig, WeightDecay},
+    optim::{Clip, GroupConfig, OptimizerConfig, Schedule, ScheduleConfig},
+    store::CheckpointConfig,
 };
 
 /// How a model is trained: the `[train]` section of a config file.
@@ -17,7 +20,7 @@ pub struct TrainConfig {
     /// How many times every row is trained on, in the place of `steps`.
     #[config(range = 1..)]
     pub epochs: Option<u64>,
-    /// After how many minutes the run stops, finished or not; null is never.
+    /// After how many minutes of one process the run stops, finished or not; null is never.
     #[config(range = 0.0..)]
     pub max_minutes: Option<f64>,
     /// How many rows one micro-batch has; a step sees this times `accumulation`.
@@ -37,37 +40,57 @@ pub struct TrainConfig {
     /// The learning rate at the end, unless it is constant.
     #[config(default = 0.0, range = 0.0..)]
     pub final_learning_rate: f64,
-    /// The decoupled weight decay of matrices.
-    #[config(default = 0.01, range = 0.0..)]
-    pub weight_decay: f64,
-    /// How much of the running mean of the gradient a step keeps.
-    #[config(default = 0.9, range = 0.0..1.0)]
-    pub beta1: f64,
-    /// How much of the running mean of the squared gradient a step keeps.
-    #[config(default = 0.999, range = 0.0..1.0)]
-    pub beta2: f64,
-    /// What is added to the root of the second moment.
-    #[config(default = 1e-8, range = 1e-30..1.0)]
-    pub epsilon: f64,
+    /// How gradients become updates.
+    pub optimizer: OptimizerConfig,
+    /// Parameters that are trained in another way than the rest; the first group with a name counts.
+    pub groups: Vec<GroupConfig>,
     /// The global norm that gradients are clipped to; null leaves them as they are.
     #[config(default = 1.0, range = 1e-30..)]
     pub max_grad_norm: Option<f64>,
+    /// The value that each number of a gradient is clipped to, before the norm; null leaves them.
+    #[config(range = 1e-30..)]
+    pub max_grad_value: Option<f64>,
+    /// In which dtypes a step computes and keeps its state.
+    pub precision: Precision,
+    /// Whether a step is traced once and replayed.
+    pub compile: CompileMode,
+    /// How many shapes of batches a compiled step is traced for before that is an error.
+    #[config(default = 8, range = 1..)]
+    pub max_traces: usize,
+    /// How much of the averaged weights a step keeps, such as 0.999; null averages none.
+    #[config(range = 0.0..1.0)]
+    pub ema_decay: Option<f64>,
+    /// What happens when the loss or the gradients of a step are not finite.
+    pub non_finite: NonFinite,
+    /// Which losses are spikes, and what follows.
+    pub spike: SpikeConfig,
     /// From which all randomness of the run follows.
     #[config(default = 0)]
     pub seed: u64,
-    /// After how many steps numbers are read and reported.
+    /// After how many steps numbers are reported.
     #[config(default = 10, range = 1..)]
     pub log_every: u64,
     /// After how many steps the held-out data is evaluated; 0 is at the end alone.
     #[config(default = 0)]
     pub eval_every: u64,
+    /// When the run stops because a metric gets no better; null is never.
+    pub early_stopping: Option<EarlyStoppingConfig>,
+    /// When checkpoints are saved, and which of them stay.
+    pub checkpoint: CheckpointConfig,
+    /// How many threads make batches; 0 makes each when it is needed.
+    #[config(default = 1, range = 0..=1024)]
+    pub num_workers: usize,
+    /// How many batches each thread makes ahead.
+    #[config(default = 2, range = 1..=1024)]
+    pub prefetch: usize,
     /// How many held-out batches are evaluated before the first step, to find mistakes early.
     #[config(default = 1, range = 0..)]
     pub sanity_batches: usize,
-    /// When the run stops because a metric gets no better; null is never.
-    pub early_stopping: Option<EarlyStoppingConfig>,
-    /// Which losses are reported as spikes.
-    pub spike: SpikeConfig,
+    /// How many batches come again and again, to see whether the model can learn them; 0 is all data.
+    #[config(default = 0)]
+    pub overfit_batches: u64,
+    /// Whether the run is a trial: three steps, an evaluation and a checkpoint, of which no file stays.
+    pub fast_dev_run: bool,
 }
 
 impl TrainConfig {
@@ -94,14 +117,26 @@ impl TrainConfig {
         self.schedule.build(self.learning_rate, self.final_learning_rate, warmup_steps, total_steps)
     }
 
-    /// The optimizer that the settings describe.
+    /// How a step computes.
     ///
     /// # Errors
-    /// [`crate::optim::OptimError`] when a setting is out of range.
-    pub fn adamw(&self) -> Result<AdamW> {
-        let weight_decay = WeightDecay::matrices(self.weight_decay)?;
-        let adamw = AdamW::default().betas(self.beta1, self.beta2)?.epsilon(self.epsilon)?;
-        Ok(adamw.weight_decay(weight_decay))
+    /// [`crate::optim::OptimError`] when a bound of the gradients is out of range.
+    pub fn step_options(&self) -> Result<StepOptions> {
+        let mut clip = Clip::default();
+        if let Some(value) = self.max_grad_value {
+            clip = clip.value(value)?;
+        }
+        if let Some(max_norm) = self.max_grad_norm {
+            clip = clip.global_norm(max_norm)?;
+        }
+        Ok(StepOptions {
+            clip,
+            precision: self.precision,
+            compile: self.compile,
+            max_traces: self.max_traces,
+            skip_non_finite: true,
+            ema_decay: self.ema_decay,
+        })
     }
 
     /// What no field can check alone.

@@ -1,7 +1,7 @@
 //! Stopping when a metric gets no better.
 
 use super::Evaluation;
-use crate::config::ModelConfig;
+use crate::{Result, config::ModelConfig, store::BestMode};
 use serde::{Deserialize, Serialize};
 
 /// When a run stops before its last step: the section `[train.early_stopping]`.
@@ -10,34 +10,14 @@ pub struct EarlyStoppingConfig {
     /// What is watched: `loss`, or the name of a metric of the evaluation.
     #[config(default = "loss")]
     pub metric: String,
-    /// Whether the metric should fall or rise.
-    pub goal: Goal,
+    /// Which side of the metric is good.
+    pub mode: BestMode,
     /// How many evaluations in a row may be no better before the run stops.
     #[config(default = 5, range = 1..)]
     pub patience: u64,
     /// By how much an evaluation has to beat the best one, in the units of the metric.
     #[config(default = 0.0, range = 0.0..)]
     pub min_delta: f64,
-}
-
-/// Which of two values of a metric is the better one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ModelConfig)]
-pub enum Goal {
-    /// The smaller one, as of a loss.
-    #[default]
-    Min,
-    /// The larger one, as of an accuracy.
-    Max,
-}
-
-impl Goal {
-    /// Whether `value` beats `best` by more than `min_delta`. NaN beats nothing.
-    pub fn is_better(self, value: f64, best: f64, min_delta: f64) -> bool {
-        match self {
-            Self::Min => value < best - min_delta,
-            Self::Max => value > best + min_delta,
-        }
-    }
 }
 
 /// The best value of a metric, and since how many evaluations it is.
@@ -51,39 +31,40 @@ pub struct Best {
     pub evaluations_since: u64,
 }
 
-/// Watches the evaluations of a run; its state is part of a checkpoint.
-#[derive(Debug, Clone)]
+/// Watches the evaluations of a run; it is part of a checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct EarlyStopping {
-    config: EarlyStoppingConfig,
-    pub(super) best: Option<Best>,
+    best: Option<Best>,
 }
 
 impl EarlyStopping {
-    pub(super) fn new(config: EarlyStoppingConfig) -> Self {
-        Self { config, best: None }
-    }
-
-    /// Takes an evaluation into account: what is watched and its best value, when the run should stop.
+    /// Takes an evaluation into account, and returns the best one when the run should stop.
     ///
     /// # Errors
     /// The names that the evaluation has, when the metric is none of them.
     pub(super) fn observe(
         &mut self,
+        config: &EarlyStoppingConfig,
         step: u64,
         evaluation: &Evaluation,
-    ) -> crate::Result<Option<(&str, Best)>> {
-        let EarlyStoppingConfig { metric, goal, patience, min_delta } = &self.config;
+    ) -> Result<Option<Best>> {
+        let EarlyStoppingConfig { metric, mode, patience, min_delta } = config;
         let value = evaluation.named("early_stopping.metric", metric)?;
+        let to_beat = |best: f64| match mode {
+            BestMode::Min => best - min_delta,
+            BestMode::Max => best + min_delta,
+        };
         let best = match self.best {
-            Some(best) if !goal.is_better(value, best.value, *min_delta) => {
+            Some(best) if !mode.is_better(value, to_beat(best.value)) => {
                 Best { evaluations_since: best.evaluations_since + 1, ..best }
             }
-            // A first value that is no number would never be beaten.
-            _ if value.is_nan() => return Ok(None),
+            // Nothing would ever beat it.
+            _ if !value.is_finite() => return Ok(None),
             _ => Best { step, value, evaluations_since: 0 },
         };
         self.best = Some(best);
-        Ok((best.evaluations_since >= *patience).then_some((metric, best)))
+        Ok((best.evaluations_since >= *patience).then_some(best))
     }
 }
 
@@ -91,37 +72,38 @@ impl EarlyStopping {
 mod tests {
     use super::*;
 
-    fn verdicts(config: EarlyStoppingConfig, values: &[f64]) -> Vec<bool> {
-        let mut stopping = EarlyStopping::new(config);
+    fn verdicts(config: &EarlyStoppingConfig, values: &[f64]) -> Vec<bool> {
+        let mut stopping = EarlyStopping::default();
         let evaluation = |&loss| Evaluation { loss, num_targets: 1.0, metrics: vec![] };
-        let mut observe = |(step, value)| Ok(stopping.observe(step, &evaluation(value))?.is_some());
-        (1..).zip(values).map(&mut observe).collect::<crate::Result<_>>().unwrap_or_default()
+        let mut observe =
+            |(step, value)| Ok(stopping.observe(config, step, &evaluation(value))?.is_some());
+        (1..).zip(values).map(&mut observe).collect::<Result<_>>().unwrap_or_default()
     }
 
     #[test]
     fn it_stops_after_patience_evaluations_that_are_no_better() {
         let config = EarlyStoppingConfig { patience: 2, ..Default::default() };
         let losses = [3.0, 2.0, 2.5, 1.0, 1.0, 1.5];
-        assert_eq!(verdicts(config, &losses), [false, false, false, false, false, true]);
+        assert_eq!(verdicts(&config, &losses), [false, false, false, false, false, true]);
     }
 
     #[test]
     fn an_improvement_below_min_delta_is_none() {
         let config = EarlyStoppingConfig { patience: 1, min_delta: 0.5, ..Default::default() };
-        assert_eq!(verdicts(config, &[3.0, 2.4, 2.0]), [false, false, true]);
+        assert_eq!(verdicts(&config, &[3.0, 2.4, 2.0]), [false, false, true]);
     }
 
     #[test]
     fn a_metric_that_should_rise_may_not_fall() {
-        let config = EarlyStoppingConfig { patience: 1, goal: Goal::Max, ..Default::default() };
-        assert_eq!(verdicts(config, &[0.5, 0.6, 0.4]), [false, false, true]);
+        let config = EarlyStoppingConfig { patience: 1, mode: BestMode::Max, ..Default::default() };
+        assert_eq!(verdicts(&config, &[0.5, 0.6, 0.4]), [false, false, true]);
     }
 
     #[test]
     fn nan_is_never_the_best() {
         let config = EarlyStoppingConfig { patience: 2, ..Default::default() };
         assert_eq!(
-            verdicts(config, &[f64::NAN, 2.0, f64::NAN, f64::NAN]),
+            verdicts(&config, &[f64::NAN, 2.0, f64::NAN, f64::NAN]),
             [false, false, false, true]
         );
     }
@@ -131,8 +113,7 @@ mod tests {
         let config = EarlyStoppingConfig { metric: "acuracy".into(), ..Default::default() };
         let metrics = vec![("accuracy".into(), 0.5)];
         let evaluation = Evaluation { loss: 1.0, num_targets: 1.0, metrics };
-        let mut stopping = EarlyStopping::new(config);
-        let refused = stopping.observe(1, &evaluation);
+        let refused = EarlyStopping::default().observe(&config, 1, &evaluation);
         let message = refused.map_or_else(|error| error.to_string(), |_| String::new());
         assert!(message.contains("`acuracy`"), "{message}");
         assert!(message.contains("`loss`, `accuracy`"), "{message}");

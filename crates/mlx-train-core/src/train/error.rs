@@ -1,6 +1,8 @@
 //! Why a training run cannot start, or stops.
 
+use super::Difference;
 use crate::store::{Mismatch, mismatch_lines};
+use std::path::PathBuf;
 
 /// A training run that cannot start or go on.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -54,6 +56,31 @@ pub enum TrainError {
         /// Every difference, in natural order of names.
         problems: Vec<Mismatch>,
     },
+    /// A run that should go on under another config than it was saved with.
+    #[error(
+        "the checkpoint `{}` was saved under another config, so the run would not go on as it would have:\n\
+         {}\ngive these fields the values that were saved, or allow them to differ with {}",
+        checkpoint.display(), listed(differences), allow(differences)
+    )]
+    ConfigChanged {
+        /// The folder of the checkpoint.
+        checkpoint: PathBuf,
+        /// Every field that differs and is not allowed to.
+        differences: Vec<Difference>,
+    },
+    /// A run that should go on from a checkpoint, and has no folder of them.
+    #[error(
+        "there is no folder to resume from: give the trainer its `checkpoints`, or the path of a checkpoint"
+    )]
+    NoCheckpoints,
+    /// A checkpoint that another program has saved.
+    #[error("the checkpoint `{}` has no progress of a run that can go on ({problem}): resume one that this trainer saved", checkpoint.display())]
+    NoProgress {
+        /// The folder of the checkpoint.
+        checkpoint: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A step without data.
     #[error("a training step got no micro-batch: give it at least one")]
     NoBatch,
@@ -61,7 +88,8 @@ pub enum TrainError {
     #[error(
         "training diverged: step {step} has loss {loss} and gradient norm {grad_norm} at learning rate \
          {learning_rate:e}; lower the learning rate, use a longer warm-up or clip gradients, and check the \
-         data: one target out of the vocabulary or classes makes the loss NaN"
+         data: one target out of the vocabulary or classes makes the loss NaN. {gradients}. With non_finite = \
+         \"skip\" such steps are left out"
     )]
     NotFinite {
         /// The step, counted from 1.
@@ -72,10 +100,68 @@ pub enum TrainError {
         grad_norm: f64,
         /// Its learning rate.
         learning_rate: f64,
+        /// Which gradients are not finite.
+        gradients: String,
     },
+    /// Steps that are not finite, one after the other.
+    #[error(
+        "{in_a_row} steps in a row were skipped because their numbers are not finite, the last of them step \
+         {step} with loss {loss} at learning rate {learning_rate:e}: this does not pass by itself. {gradients}. \
+         Resume from a checkpoint with a lower learning rate, and check the data"
+    )]
+    TooManySkipped {
+        /// The last of them, counted from 1.
+        step: u64,
+        /// How many.
+        in_a_row: u64,
+        /// The loss of the last.
+        loss: f64,
+        /// The learning rate of the last.
+        learning_rate: f64,
+        /// Which gradients are not finite.
+        gradients: String,
+    },
+    /// Going back does not help.
+    #[error(
+        "step {step} failed ({reason}), and the run went back to the same state {rollbacks} times already: this \
+         does not pass with other data; lower the learning rate, use a longer warm-up or clip gradients"
+    )]
+    TooManyRollbacks {
+        /// The step, counted from 1.
+        step: u64,
+        /// How many times the run went back.
+        rollbacks: u32,
+        /// What was wrong with the step.
+        reason: String,
+    },
+    /// A `fast_dev_run` that could not do all that a run does.
+    #[error("fast_dev_run could not save a checkpoint: see the event that says why")]
+    NoCheckpointSaved,
     /// An evaluation over no target.
     #[error(
         "the held-out data has no target that counts: give data whose targets are not all masked"
     )]
     NothingEvaluated,
+}
+
+impl TrainError {
+    /// A setting that names a metric which is none of those that are measured.
+    pub(super) fn unknown_metric(setting: &str, name: &str, known: &[&str]) -> Self {
+        let known: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+        let (setting, name) = (setting.to_owned(), name.to_owned());
+        Self::UnknownMetric { setting, name, known: known.join(", ") }
+    }
+}
+
+/// Differences one a line.
+fn listed(differences: &[Difference]) -> String {
+    let lines: Vec<_> = differences.iter().map(|difference| format!("  {difference}")).collect();
+    lines.join("\n")
+}
+
+/// The flags that allow these differences.
+fn allow(differences: &[Difference]) -> String {
+    let flags: Vec<_> =
+        differences.iter().map(|difference| format!("`--allow {}`", difference.field)).collect();
+    flags.join(" ")
 }

@@ -8,6 +8,7 @@ use crate::{
     model::{BaseModel, Loss},
 };
 use mlx_rs::Array;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Something that is measured besides the loss, such as [`accuracy`].
@@ -26,6 +27,11 @@ impl<'a> Metric<'a> {
         measure: impl FnMut(&Array, &Batch) -> Result<Loss> + 'a,
     ) -> Self {
         Self { name: name.into(), measure: Box::new(measure) }
+    }
+
+    /// Its name in an [`Evaluation`].
+    pub fn name(&self) -> &str {
+        &self.name
     }
 }
 
@@ -47,23 +53,23 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
+    /// The name of the loss among metrics.
+    pub(super) const LOSS: &str = "loss";
+
     /// The loss by the name `loss`, or a metric by its name; errors say which `setting` asked for it.
     ///
     /// # Errors
     /// [`TrainError::UnknownMetric`] with the names that there are.
     pub fn named(&self, setting: &str, name: &str) -> Result<f64> {
-        if name == "loss" {
+        if name == Self::LOSS {
             return Ok(self.loss);
         }
         let metric = self.metrics.iter().find(|(metric, _)| metric == name);
-        let unknown = || {
+        metric.map(|(_, value)| *value).ok_or_else(|| {
             let names = self.metrics.iter().map(|(name, _)| name.as_str());
-            let known: Vec<_> =
-                ["loss"].into_iter().chain(names).map(|name| format!("`{name}`")).collect();
-            let (setting, name) = (setting.to_owned(), name.to_owned());
-            TrainError::UnknownMetric { setting, name, known: known.join(", ") }.into()
-        };
-        metric.map(|(_, value)| *value).ok_or_else(unknown)
+            let known: Vec<&str> = [Self::LOSS].into_iter().chain(names).collect();
+            TrainError::unknown_metric(setting, name, &known).into()
+        })
     }
 }
 
@@ -134,7 +140,8 @@ pub(super) fn evaluate_batches<M: BaseModel + ?Sized>(
 }
 
 /// A weighted mean in f64, over values that are read one after the other.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Mean {
     sum: f64,
     pub(super) weight: f64,

@@ -2,6 +2,7 @@
 
 use super::{Best, Evaluation, History, Outcome, Spike, TrainConfig};
 use crate::profile::Memory;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Something that happened in a training run.
@@ -123,7 +124,8 @@ pub struct StepReport {
 }
 
 /// Where the time of a few steps went, in seconds of all of them together.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StepSeconds {
     /// Waiting for batches.
     pub data: f64,
@@ -160,7 +162,7 @@ pub struct SkippedStep {
 pub struct Finished<'a> {
     /// How many steps were taken.
     pub step: u64,
-    /// How many targets were trained on.
+    /// How many targets were trained on, before a resume too.
     pub num_targets: f64,
     /// Time since the run began, in this process.
     pub elapsed_seconds: f64,

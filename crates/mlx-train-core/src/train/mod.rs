@@ -1,29 +1,39 @@
 //! Training: the step, the loop around it, and what they report.
 //!
 //! [`Trainer`] is the loop that most people want. It is made of public pieces ([`TrainStep`],
-//! [`evaluate`]) with which anyone can write another one.
+//! [`evaluate`], a [`DataLoader`](crate::data::DataLoader), a [`Schedule`](crate::optim::Schedule), a
+//! [`Saver`](crate::store::Saver)) with which anyone can write another one.
 
+mod checkpointing;
 mod config;
 mod early_stopping;
 mod error;
 mod evaluate;
 mod events;
+mod feed;
 mod history;
+mod non_finite;
 mod outcome;
 mod parameters;
+mod progress;
+mod restore_point;
+mod resume;
+mod run;
+mod saved_number;
 mod spike;
 mod step;
 mod stop;
 mod trainer;
 
 pub use config::TrainConfig;
-pub use early_stopping::{Best, EarlyStoppingConfig, Goal};
+pub use early_stopping::{Best, EarlyStoppingConfig};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, Metric, accuracy, evaluate};
 pub use events::{Event, Finished, SkippedStep, Started, StepReport, StepSeconds};
 pub use history::{HeldOutPoint, History, TrainingPoint};
 pub use outcome::{Outcome, StopReason, Trained};
-pub use spike::{Spike, SpikeConfig};
+pub use resume::{Difference, Resume, RunDescription};
+pub use spike::{Spike, SpikeAction, SpikeConfig};
 pub use step::{
     CompileMode, NonFinite, Precision, StateArrays, StepOptions, StepOutput, TrainState, TrainStep,
 };

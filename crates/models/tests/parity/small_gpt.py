@@ -36,7 +36,7 @@ def main(out, config, train, folder):
     data = mx.load(f"{folder}/data.safetensors")
 
     # Norms do not decay.
-    decayed, kept = adamw(train, train["weight_decay"]), adamw(train, 0.0)
+    decayed, kept = adamw(train, train["optimizer"]["weight_decay"]), adamw(train, 0.0)
     optimizer = optim.MultiOptimizer([decayed, kept], [lambda _, gradient: gradient.ndim > 1])
     value_and_grad = nn.value_and_grad(model, loss_fn)
     losses, norms = [], []

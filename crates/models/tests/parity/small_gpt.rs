@@ -5,6 +5,7 @@ use mlx_rs::Array;
 use mlx_train_core::{
     config::ModelConfig,
     data::{DataLoader, InMemory, LoaderOptions},
+    optim::OptimizerConfig,
     store::save_weights,
     train::{Event, TrainConfig, Trainer},
 };
@@ -41,7 +42,12 @@ fn train_config() -> TrainConfig {
         batch_size: 8,
         learning_rate: 3e-4,
         warmup_steps: 5,
-        weight_decay: 0.1,
+        optimizer: OptimizerConfig::AdamW {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+        },
         max_grad_norm: Some(1.0),
         log_every: 1,
         ..Default::default()

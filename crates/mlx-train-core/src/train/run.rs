@@ -1,0 +1,518 @@
+//! The training loop: [`Run::train`] and what it calls, in the order in which it happens.
+
+use super::{
+    Evaluation, Event, Finished, Metric, NonFinite, Outcome, Resume, SpikeAction, Started,
+    StepOutput, StopReason, StopSignal, TrainConfig, TrainError, TrainStep, Trained, Trainer,
+    checkpointing::Checkpointing,
+    evaluate::evaluate_batches,
+    events::SkippedStep,
+    feed::Feed,
+    non_finite, parameters,
+    progress::{Progress, SavedRun, StepNumbers},
+    restore_point::{RestorePoint, RunState},
+    resume::{self, Difference},
+};
+use crate::{
+    Error, Result,
+    config::ModelConfig,
+    data::{self, DataLoader, Dataset},
+    model::BaseModel,
+    optim::Schedule,
+    store::{Check, Checkpoints, Loaded, SaveOutcome, Snapshot},
+};
+use mlx_rs::{
+    Array,
+    module::{ModuleParamRef, ModuleParameters},
+};
+use serde_json::Value;
+use std::{
+    path::PathBuf,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// How many steps a `fast_dev_run` has.
+const FAST_DEV_STEPS: u64 = 3;
+
+/// More steps in a row that are not finite have a cause that goes on.
+const MAX_SKIPPED_IN_A_ROW: u64 = 10;
+
+/// A run that goes on: the model in its step, the data, and what was counted.
+pub(super) struct Run<'a, M: BaseModel + ?Sized> {
+    config: TrainConfig,
+    step: TrainStep<'a, M>,
+    feed: Feed,
+    schedule: Schedule,
+    /// How many steps there are.
+    steps: u64,
+    held_out: Option<&'a dyn Dataset>,
+    metrics: Vec<Metric<'a>>,
+    progress: Progress,
+    /// The metric of the checkpoints, where this step was evaluated.
+    metric: Option<f64>,
+    checkpointing: Option<Checkpointing>,
+    restore_point: Option<RestorePoint>,
+    model_name: String,
+    /// The config of everything, for checkpoints.
+    resolved: Value,
+    stop: StopSignal,
+    began: Instant,
+    deadline: Option<Instant>,
+    on_event: Box<dyn FnMut(&Event<'_>) + 'a>,
+    /// Where a `fast_dev_run` saves.
+    temporary: Option<TempDir>,
+}
+
+/// How a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Completed,
+    Stopped(StopReason),
+}
+
+/// Where a run goes on from.
+struct Resumed {
+    step: u64,
+    checkpoint: PathBuf,
+    differences: Vec<Difference>,
+}
+
+/// What an evaluation leads to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Verdict {
+    is_best: bool,
+    stops: bool,
+}
+
+impl<M: BaseModel + ?Sized> Run<'_, M> {
+    /// Trains until the run ends.
+    pub(super) fn train(mut self) -> Result<Trained> {
+        // A run that is resumed may have no step left.
+        let mut end = self.is_over().then_some(End::Completed);
+        while end.is_none() {
+            let numbers = self.take_step()?;
+            end = self.end();
+            let Some(numbers) = numbers else { continue };
+            self.report_if_due(&numbers, end)?;
+            let verdict = self.evaluate_if_due(end)?;
+            if verdict.stops {
+                end = end.or(Some(End::Stopped(StopReason::EarlyStopping)));
+            }
+            self.save_if_due(end.is_some(), verdict.is_best)?;
+        }
+        self.finish(end.unwrap_or(End::Completed))
+    }
+
+    /// Takes one step and looks at its numbers, or goes back to an earlier one.
+    fn take_step(&mut self) -> Result<Option<StepNumbers>> {
+        let learning_rate = self.schedule.at(self.step_number());
+        let (began, waited) = (Instant::now(), self.feed.waited());
+        let feed = &mut self.feed;
+        let micro_batches = (0..self.config.accumulation).map_while(|_| feed.next());
+        let output = self.step.run(micro_batches, learning_rate)?;
+        let numbers = StepNumbers::read(self.step_number(), learning_rate, &output)?;
+        let waited = self.feed.waited().saturating_sub(waited);
+        let computed = began.elapsed().saturating_sub(waited);
+        self.progress.count_time(waited.as_secs_f64(), computed.as_secs_f64());
+        self.metric = None;
+
+        let goes_on = if numbers.is_finite {
+            self.progress.count(&numbers);
+            self.watch_for_spikes(&numbers)?
+        } else {
+            self.guard(&numbers, &output)?
+        };
+        Ok(goes_on.then_some(numbers))
+    }
+
+    /// Tells a spike of the loss; false when the run went back because of it.
+    fn watch_for_spikes(&mut self, numbers: &StepNumbers) -> Result<bool> {
+        let spike = self.progress.spikes.observe(&self.config.spike, numbers.step, numbers.loss);
+        let Some(spike) = spike else { return Ok(true) };
+        (self.on_event)(&Event::Spike(spike));
+        if self.config.spike.action == SpikeAction::Report {
+            return Ok(true);
+        }
+        let reason = format!("loss {:.4} is far above the median {:.4}", spike.loss, spike.median);
+        self.roll_back(&reason).map(|()| false)
+    }
+
+    /// Does what `non_finite` says; false when the run went back.
+    fn guard(&mut self, numbers: &StepNumbers, output: &StepOutput) -> Result<bool> {
+        let &StepNumbers { step, loss, grad_norm, learning_rate, .. } = numbers;
+        match self.config.non_finite {
+            NonFinite::Stop => {
+                let gradients = non_finite::describe(output)?;
+                Err(TrainError::NotFinite { step, loss, grad_norm, learning_rate, gradients }
+                    .into())
+            }
+            NonFinite::Skip => {
+                self.progress.count_skipped();
+                let in_a_row = self.progress.skipped_in_a_row;
+                let skipped = SkippedStep { step, loss, grad_norm, learning_rate, in_a_row };
+                (self.on_event)(&Event::Skipped(skipped));
+                if in_a_row < MAX_SKIPPED_IN_A_ROW {
+                    return Ok(true);
+                }
+                let gradients = non_finite::describe(output)?;
+                Err(TrainError::TooManySkipped { step, in_a_row, loss, learning_rate, gradients }
+                    .into())
+            }
+            NonFinite::Rollback => {
+                let reason = format!("loss {loss} and gradient norm {grad_norm} are not finite");
+                self.roll_back(&reason).map(|()| false)
+            }
+        }
+    }
+
+    /// Goes back to the last state that was kept. The data goes on, so that what failed does not come again.
+    fn roll_back(&mut self, reason: &str) -> Result<()> {
+        let from = self.step_number();
+        let Some(point) = &mut self.restore_point else { return Ok(()) };
+        let RunState { step: to, arrays, progress } = point.take(from, reason)?;
+        self.step.restore(&arrays, to)?;
+        self.progress = progress;
+        (self.on_event)(&Event::RolledBack { from, to, reason });
+        Ok(())
+    }
+
+    fn report_if_due(&mut self, numbers: &StepNumbers, end: Option<End>) -> Result<()> {
+        // A run that stops takes its unreported steps along in its checkpoint.
+        if is_due(numbers.step, self.config.log_every, end == Some(End::Completed)) {
+            let (epochs, elapsed) = (self.feed.epochs(), self.began.elapsed());
+            let report = self.progress.report(numbers, self.steps, epochs, elapsed)?;
+            (self.on_event)(&Event::Step(report));
+        }
+        Ok(())
+    }
+
+    fn evaluate_if_due(&mut self, end: Option<End>) -> Result<Verdict> {
+        let step = self.step_number();
+        // Who asks a run to stop does not want to wait for an evaluation.
+        let is_due = is_due(step, self.config.eval_every, end == Some(End::Completed));
+        let Some(held_out) = self.held_out.filter(|_| is_due) else {
+            return Ok(Verdict::default());
+        };
+        let began = Instant::now();
+        let batches = data::batches(held_out, self.config.batch_size);
+        let batches = batches.take(if self.config.fast_dev_run { 1 } else { usize::MAX });
+        let metrics = &mut self.metrics;
+        let evaluation =
+            self.step.with_evaluation_weights(|model| evaluate_batches(model, batches, metrics))?;
+        self.step.model().training_mode(true);
+        let seconds = began.elapsed().as_secs_f64();
+        (self.on_event)(&Event::Evaluated { step, evaluation: &evaluation, seconds });
+
+        let checkpoint = &self.config.checkpoint;
+        let metric = evaluation.named("checkpoint.metric", &checkpoint.metric)?;
+        let best = self.progress.best;
+        let is_best = best.is_none_or(|best| checkpoint.mode.is_better(metric, best));
+        let is_best = is_best && metric.is_finite();
+        self.metric = Some(metric);
+        if is_best {
+            self.progress.best = Some(metric);
+        }
+        let mut stops = false;
+        if let Some(config) = &self.config.early_stopping
+            && let Some(best) = self.progress.early_stopping.observe(config, step, &evaluation)?
+        {
+            (self.on_event)(&Event::StoppedEarly { step, metric: &config.metric, best });
+            stops = true;
+        }
+        self.progress.history.push_evaluation(step, evaluation);
+        Ok(Verdict { is_best, stops })
+    }
+
+    fn save_if_due(&mut self, is_last: bool, is_best: bool) -> Result<()> {
+        self.tell_saves();
+        let step = self.step_number();
+        let Some(checkpointing) = &mut self.checkpointing else {
+            return self.keep_in_memory_if_due();
+        };
+        if !checkpointing.is_due(step, is_last, is_best) {
+            return Ok(());
+        }
+        let (train_step, feed, progress) = (&self.step, &self.feed, &self.progress);
+        let (model, config, metric) = (&self.model_name, &self.resolved, self.metric);
+        let take = || {
+            let arrays = train_step.snapshot()?;
+            let weights = arrays.weights.iter().map(|(name, array)| (name, array));
+            let training = arrays.training.iter().map(|(name, array)| (name, array));
+            let saved = SavedRun { data: feed.position(), progress: progress.clone() };
+            Ok(Snapshot {
+                model: model.clone(),
+                progress: serde_json::to_value(saved).map_err(|e| Error::message(e.to_string()))?,
+                config: config.clone(),
+                metric,
+                ..Snapshot::take(step, weights, training)?
+            })
+        };
+        match checkpointing.save(step, take) {
+            Ok(held_up) => self.progress.count_saving(held_up.as_secs_f64()),
+            Err(error) => {
+                let error = &error.to_string();
+                (self.on_event)(&Event::CheckpointFailed { step, error });
+            }
+        }
+        Ok(())
+    }
+
+    /// Without a folder of checkpoints, a run that may go back keeps a copy of its state.
+    fn keep_in_memory_if_due(&mut self) -> Result<()> {
+        let step = self.step_number();
+        let every = self.config.checkpoint.every_steps;
+        if self.restore_point.is_some() && is_due(step, every, false) {
+            self.restore_point = Some(RestorePoint::in_memory(self.state()?));
+        }
+        Ok(())
+    }
+
+    /// Tells what became of the saves in the background.
+    fn tell_saves(&mut self) {
+        let outcomes = self.checkpointing.as_mut().map(Checkpointing::finished);
+        for outcome in outcomes.unwrap_or_default() {
+            if let (Ok(saved), Some(_)) = (&outcome.result, &self.restore_point) {
+                self.restore_point = Some(RestorePoint::on_disk(saved.path.clone()));
+            }
+            tell_save(&outcome, &mut self.on_event);
+        }
+    }
+
+    /// Why the run ends now, if it does.
+    fn end(&self) -> Option<End> {
+        if self.is_over() {
+            Some(End::Completed)
+        } else if self.stop.is_requested() {
+            Some(End::Stopped(StopReason::Signal))
+        } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            Some(End::Stopped(StopReason::MaxMinutes))
+        } else {
+            None
+        }
+    }
+
+    /// Whether all steps were taken.
+    fn is_over(&self) -> bool {
+        self.step_number() >= self.steps || self.feed.is_over()
+    }
+
+    fn step_number(&self) -> u64 {
+        self.step.state().step()
+    }
+
+    fn state(&self) -> Result<RunState> {
+        let (step, arrays) = (self.step_number(), self.step.snapshot()?);
+        Ok(RunState { step, arrays, progress: self.progress.clone() })
+    }
+}
+
+/// How a run begins and how it is over.
+impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
+    /// Checks what can be checked before the first step, and goes to the checkpoint to resume from.
+    pub(super) fn start(trainer: Trainer<'a, M>, loader: DataLoader) -> Result<Self> {
+        let Trainer { model, mut config, schedule, optimizer, held_out, mut metrics, .. } = trainer;
+        check_metrics(&config, held_out.is_some(), &metrics)?;
+        if let Some(held_out) = held_out.filter(|_| config.sanity_batches > 0) {
+            let batches = data::batches(held_out, config.batch_size).take(config.sanity_batches);
+            evaluate_batches(model, batches, &mut metrics)?;
+        }
+        let feed = Feed::new(loader, &config);
+        let batches = feed.num_batches();
+        let steps = batches.map_or(config.steps, |it| it.div_ceil(config.accumulation as u64));
+        let schedule = schedule.map_or_else(|| config.learning_rates(steps), Ok)?;
+        let resolved = trainer.description.with_train(config.to_value());
+        let (num_parameters, num_trainable) =
+            (count(model.parameters()), count(model.trainable_parameters()));
+        let optimizer = optimizer.map_or_else(|| config.optimizer.build(&config.groups), Ok)?;
+        let step = TrainStep::new(model, optimizer, config.seed, config.step_options()?)?;
+        if config.fast_dev_run {
+            (config.log_every, config.eval_every) = (1, 0);
+        }
+        let began = Instant::now();
+        // A time that no clock can tell never comes.
+        let limit = |minutes: f64| Duration::try_from_secs_f64(60.0 * minutes).ok();
+        let deadline = config.max_minutes.and_then(limit).and_then(|time| began.checked_add(time));
+        let mut run = Self {
+            steps: if config.fast_dev_run { steps.min(FAST_DEV_STEPS) } else { steps },
+            config,
+            step,
+            feed,
+            schedule,
+            held_out,
+            metrics,
+            progress: Progress::default(),
+            metric: None,
+            checkpointing: None,
+            restore_point: None,
+            model_name: trainer.description.model,
+            resolved,
+            stop: trainer.stop,
+            began,
+            deadline,
+            on_event: trainer.on_event,
+            temporary: None,
+        };
+        let resumed =
+            run.open_checkpoints(trainer.checkpoints, trainer.resume.as_ref(), &trainer.allowed)?;
+        let (config, steps, num_rows) = (&run.config, run.steps, run.feed.num_rows());
+        let started = Started { config, steps, num_parameters, num_trainable, num_rows };
+        (run.on_event)(&Event::Started(started));
+        if let Some(resumed) = resumed {
+            resumed.tell(&mut run.on_event);
+        }
+        run.step.model().training_mode(true);
+        Ok(run)
+    }
+
+    /// Prepares to save, and goes to the checkpoint to resume from.
+    fn open_checkpoints(
+        &mut self,
+        checkpoints: Option<Checkpoints>,
+        resume: Option<&Resume>,
+        allowed: &[String],
+    ) -> Result<Option<Resumed>> {
+        let mut checkpoints = checkpoints;
+        let mut resumed = None;
+        if self.config.fast_dev_run {
+            let folder = TempDir::with_prefix("fast_dev_run-").map_err(|error| {
+                Error::message(format!("cannot make a temporary folder: {error}"))
+            })?;
+            checkpoints = Some(Checkpoints::create(folder.path())?);
+            self.temporary = Some(folder);
+        } else if let Some(resume) = resume {
+            let loaded = resume.load(checkpoints.as_ref())?;
+            resumed = Some(self.resume_from(loaded, allowed)?);
+        }
+        let rolls_back = self.config.non_finite == NonFinite::Rollback
+            || self.config.spike.action == SpikeAction::Rollback;
+        if rolls_back {
+            self.restore_point = Some(match &resumed {
+                Some(resumed) => RestorePoint::on_disk(resumed.checkpoint.clone()),
+                None => RestorePoint::in_memory(self.state()?),
+            });
+        }
+        if let Some(checkpoints) = checkpoints {
+            let config = &self.config.checkpoint;
+            let saved = resumed.as_ref().map(|it| (it.step, it.checkpoint.clone()));
+            self.checkpointing = Some(Checkpointing::new(checkpoints, config, saved)?);
+        }
+        Ok(resumed)
+    }
+
+    /// Puts everything where it was when the checkpoint was saved.
+    fn resume_from(&mut self, loaded: Loaded, allowed: &[String]) -> Result<Resumed> {
+        let checkpoint = loaded.path.clone();
+        let saved = resume::Described { model: &loaded.manifest.model, config: &loaded.config };
+        let now = resume::Described { model: &self.model_name, config: &self.resolved };
+        let differences = resume::compare(&saved, &now, allowed, &checkpoint)?;
+        let (RunState { step, arrays, progress }, data) = RunState::of(loaded)?;
+        self.feed.resume_at(&data)?;
+        self.step.restore(&arrays, step)?;
+        self.progress = progress;
+        Ok(Resumed { step, checkpoint, differences })
+    }
+
+    /// Gives the model the averaged weights, if weights are averaged: those that were evaluated.
+    fn leave_averaged_weights(&mut self) -> Result<()> {
+        if self.config.ema_decay.is_none() {
+            return Ok(());
+        }
+        let arrays = self.step.snapshot()?.training.into_iter();
+        let averaged =
+            arrays.filter_map(|(name, array)| Some((Rc::from(name.strip_prefix("ema.")?), array)));
+        let (names, values): (Vec<Rc<str>>, Vec<Array>) = averaged.unzip();
+        parameters::set(&mut *self.step.model(), &names, &values)
+    }
+
+    /// Waits for the last checkpoint, and tells how it went.
+    fn finish(mut self, end: End) -> Result<Trained> {
+        let mut checkpoint = None;
+        if let Some(checkpointing) = self.checkpointing.take() {
+            let (outcomes, newest) = checkpointing.finish();
+            for outcome in &outcomes {
+                tell_save(outcome, &mut self.on_event);
+            }
+            checkpoint = newest;
+        }
+        if self.config.fast_dev_run {
+            let path = checkpoint.take().ok_or(TrainError::NoCheckpointSaved)?;
+            let (state, _) = RunState::of(Loaded::read(path, Check::Hashes)?)?;
+            self.step.restore(&state.arrays, state.step)?;
+        }
+        self.step.model().training_mode(false);
+        self.leave_averaged_weights()?;
+        let outcome = match end {
+            End::Completed => Outcome::Completed,
+            End::Stopped(reason) => Outcome::Stopped { reason, checkpoint },
+        };
+        let (step, history) = (self.step_number(), self.progress.history);
+        (self.on_event)(&Event::Finished(Finished {
+            step,
+            num_targets: self.progress.num_targets,
+            elapsed_seconds: self.began.elapsed().as_secs_f64(),
+            history: &history,
+            outcome: &outcome,
+        }));
+        Ok(Trained { history, step, outcome })
+    }
+}
+
+impl Resumed {
+    fn tell(&self, on_event: &mut dyn FnMut(&Event<'_>)) {
+        let Self { step, checkpoint, differences } = self;
+        on_event(&Event::Resumed { step: *step, checkpoint });
+        if !differences.is_empty() {
+            let lines: Vec<_> = differences.iter().map(ToString::to_string).collect();
+            let lines = lines.join(", ");
+            on_event(&Event::Warning(&format!("the config is not the checkpoint's: {lines}")));
+        }
+    }
+}
+
+/// Whether something that is done every so many steps is done after this one; after the last it is.
+fn is_due(step: u64, every: u64, is_last: bool) -> bool {
+    is_last || (every > 0 && step.is_multiple_of(every))
+}
+
+/// How many numbers there are in these arrays.
+fn count(parameters: ModuleParamRef<'_>) -> u64 {
+    parameters.flatten().values().map(|array| array.size() as u64).sum()
+}
+
+/// Refuses settings that watch what no evaluation will measure.
+fn check_metrics(config: &TrainConfig, is_evaluated: bool, metrics: &[Metric<'_>]) -> Result<()> {
+    let early_stopping = config.early_stopping.as_ref().map(|it| it.metric.as_str());
+    if early_stopping.is_some() && !is_evaluated {
+        return Err(TrainError::NoHeldOut { setting: "early_stopping".into() }.into());
+    }
+    let watched = [
+        ("early_stopping.metric", early_stopping),
+        ("checkpoint.metric", is_evaluated.then_some(config.checkpoint.metric.as_str())),
+    ];
+    let known: Vec<&str> =
+        [Evaluation::LOSS].into_iter().chain(metrics.iter().map(Metric::name)).collect();
+    for (setting, name) in watched {
+        if let Some(name) = name.filter(|name| !known.contains(name)) {
+            return Err(TrainError::unknown_metric(setting, name, &known).into());
+        }
+    }
+    Ok(())
+}
+
+fn tell_save(outcome: &SaveOutcome, on_event: &mut dyn FnMut(&Event<'_>)) {
+    let SaveOutcome { step, result, timing } = outcome;
+    match result {
+        Ok(saved) => {
+            let (path, bytes) = (saved.path.as_path(), saved.num_bytes);
+            let seconds = timing.written.as_secs_f64();
+            on_event(&Event::CheckpointSaved { step: *step, path, bytes, seconds });
+            if let Some(warning) = &saved.warning {
+                on_event(&Event::Warning(warning));
+            }
+        }
+        Err(error) => {
+            on_event(&Event::CheckpointFailed { step: *step, error: &error.to_string() });
+        }
+    }
+}
