@@ -6,21 +6,29 @@
 //! reading the data again.
 
 mod alias;
+pub mod csv;
 mod dataset;
+mod documents;
 mod error;
 mod files;
 pub mod idx;
 mod in_memory;
+mod jsonl;
+mod lines;
 mod loader;
 mod packing;
 mod padding;
+#[cfg(feature = "parquet")]
+pub mod parquet;
 mod permutation;
 mod plan;
 mod position;
+mod prepare;
 mod random;
 mod sampler;
 mod sequences;
 mod split;
+mod table;
 mod text;
 mod tokenizer;
 mod tokens;
@@ -30,16 +38,20 @@ mod workers;
 
 pub use crate::batch::{Batch, IGNORED_TARGET};
 pub use dataset::Dataset;
+pub use documents::{DocumentFormat, read_documents};
 pub use error::DataError;
 pub use in_memory::InMemory;
+pub use jsonl::{Example, JsonLines};
 pub use loader::{DataLoader, LoaderOptions, batches};
 pub use packing::{Packed, Packing};
 pub use padding::{Padded, Padding};
 pub use permutation::Permutation;
 pub use plan::EpochEnd;
 pub use position::Position;
+pub use prepare::{Prepare, PrepareProgress};
 pub use sampler::{Order, Remainder, Sampler};
 pub use sequences::Sequences;
+pub use table::Columns;
 pub use text::{Text, bigram_entropy};
 pub use tokenizer::{Decoder, Tokenizer};
 pub use tokens::{ShardInfo, TokenFiles, TokenIndex, TokenWriter, Tokens, Width};

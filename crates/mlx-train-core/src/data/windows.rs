@@ -1,8 +1,7 @@
 //! Windows of a sequence of tokens: what a language model trains on and is evaluated on.
 
-use super::{Batch, DataError, Dataset, Tokens, dataset::check_rows};
+use super::{Batch, DataError, Dataset, Tokens, dataset::check_rows, values::array};
 use crate::Result;
-use mlx_rs::Array;
 
 /// Windows of a sequence of tokens: `x` and `y` are both `(B, T)` int32, and `y` is `x` one token
 /// later.
@@ -60,6 +59,6 @@ impl Dataset for Windows {
             y.extend_from_slice(&window[1..]);
         }
         let shape = [rows.len() as i32, self.seq_len as i32];
-        Ok(Batch::new(Array::from_slice(&x, &shape), Array::from_slice(&y, &shape)))
+        Ok(Batch::new(array(&x, &shape)?, array(&y, &shape)?))
     }
 }

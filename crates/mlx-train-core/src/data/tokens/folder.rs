@@ -60,6 +60,15 @@ impl TokenFiles {
         Ok(Self { folder: folder.to_owned(), index: Arc::new(index), training, held_out })
     }
 
+    /// Whether a folder has the index of finished token files.
+    pub fn is_at(folder: impl AsRef<Path>) -> bool {
+        Self::index_path(folder.as_ref()).exists()
+    }
+
+    pub(in crate::data) fn index_path(folder: &Path) -> PathBuf {
+        folder.join(index::FILE)
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -162,7 +171,7 @@ fn open_part(
 }
 
 /// A file of another run has another hash, one of another tokenizer another fingerprint.
-fn check_shard(shard: &Shard, index: &TokenIndex, info: &ShardInfo) -> Result<()> {
+pub(super) fn check_shard(shard: &Shard, index: &TokenIndex, info: &ShardInfo) -> Result<()> {
     let header = shard.header();
     let compare = |what: &str, found: &dyn ToString, listed: &dyn ToString| {
         let (found, listed) = (found.to_string(), listed.to_string());

@@ -1,6 +1,10 @@
 //! Token files written one after another.
 
-use super::{ShardInfo, TokenFiles, TokenIndex, index, shard::Content};
+use super::{
+    ShardInfo, TokenFiles, TokenIndex,
+    folder::check_shard,
+    shard::{Content, Shard},
+};
 use crate::{
     Result,
     data::{
@@ -13,6 +17,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+
+/// What the names of the files start with.
+const TRAINING: &str = "training";
+const HELD_OUT: &str = "held-out";
 
 /// Writes a folder of token files; the documents come one after another.
 ///
@@ -55,14 +63,14 @@ impl TokenWriter {
         shard_tokens: usize,
     ) -> Result<Self> {
         let folder = folder.as_ref();
-        if folder.join(index::FILE).exists() {
+        if TokenFiles::is_at(folder) {
             let problem = "it has token files already: name another folder, or remove this one";
             return Err(malformed(folder, problem));
         }
         Self::go_on(folder, tokenizer, shard_tokens, Vec::new(), Vec::new())
     }
 
-    /// Goes on after files that were written before.
+    /// Goes on after files that were written before, once these are what they should be.
     pub(in crate::data) fn go_on(
         folder: &Path,
         tokenizer: &Tokenizer,
@@ -78,6 +86,9 @@ impl TokenWriter {
             .map_err(|source| FileError::Folder { path: folder.to_owned(), source })?;
         let vocab_size = tokenizer.vocab_size();
         let mut index = TokenIndex::new(vocab_size, tokenizer.fingerprint(), tokenizer.eos());
+        for info in training.iter().chain(&held_out) {
+            check_shard(&Shard::open(&folder.join(&info.file))?, &index, info)?;
+        }
         (index.training, index.held_out) = (training, held_out);
         Ok(Self {
             folder: folder.to_owned(),
@@ -155,8 +166,8 @@ impl TokenWriter {
     /// Writes the current file of each part that has tokens.
     pub(in crate::data) fn flush(&mut self) -> Result<()> {
         for (name, content, shards) in [
-            ("training", &mut self.training, &mut self.index.training),
-            ("held-out", &mut self.held_out, &mut self.index.held_out),
+            (TRAINING, &mut self.training, &mut self.index.training),
+            (HELD_OUT, &mut self.held_out, &mut self.index.held_out),
         ] {
             if content.num_tokens() == 0 {
                 continue;
@@ -172,6 +183,28 @@ impl TokenWriter {
             *content = Content::new(self.index.vocab_size);
         }
         Ok(())
+    }
+
+    /// The files that are written, of the training and of the held-out part.
+    pub(in crate::data) fn shards(&self) -> (&[ShardInfo], &[ShardInfo]) {
+        (&self.index.training, &self.index.held_out)
+    }
+
+    /// How many tokens the training and the held-out part have.
+    pub(in crate::data) fn num_tokens(&self) -> (usize, usize) {
+        let sum = |shards: &[ShardInfo], content: &Content| {
+            shards.iter().map(|shard| shard.tokens).sum::<usize>() + content.num_tokens()
+        };
+        (sum(&self.index.training, &self.training), sum(&self.index.held_out, &self.held_out))
+    }
+
+    /// Whether a file's name is one that a writer gives.
+    pub(in crate::data) fn wrote(path: &Path) -> bool {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let number = [TRAINING, HELD_OUT]
+            .into_iter()
+            .find_map(|part| name.strip_prefix(part)?.strip_prefix('-')?.strip_suffix(".bin"));
+        number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
     }
 
     fn part(&mut self, held_out: bool) -> &mut Content {
