@@ -12,13 +12,13 @@
 
 use clap::Parser;
 use mlx_train::{
-    chart::Chart,
     data::idx,
     models::mlp::MlpConfig,
     optim::OptimizerConfig,
     prelude::*,
     profile::Memory,
-    run::{RunFolder, config_text},
+    run::{RunFolder, RunRecorder, config_text},
+    store::save_weights,
     summary::Summary,
     train::accuracy,
 };
@@ -88,17 +88,15 @@ fn main() -> Result<()> {
 
     let folder = RunFolder::create(&args.output, true)?;
     folder.write_config(&config_text(&sizes, &config)?)?;
-    let progress = Progress::new("images");
+    let recorder = RunRecorder::new(folder.clone()).title("MLP on digits").unit("images");
     let began = Instant::now();
     Memory::reset_peak()?;
-    let history = Trainer::new(&mut model, config)?
+    let trainer = Trainer::new(&mut model, config)?
         .evaluate_on(&held_out)
         .metric("accuracy", accuracy)
-        .on_event(|event| progress.show(event))
-        .run(training.clone())?
-        .history;
-
-    folder.finish(model.as_ref(), &history, &Chart::loss("MLP on digits", &history))?;
+        .on_event(|event| recorder.record(event));
+    let history = recorder.end(trainer.run(training.clone()))?.history;
+    save_weights(model.as_ref(), folder.weights())?;
     let summary = Summary::new("MLP on handwritten digits")
         .history(&history, began.elapsed(), Memory::now()?.peak_bytes)
         .row("run folder", folder.path().display());

@@ -12,14 +12,14 @@
 
 use clap::Parser;
 use mlx_train::{
-    chart::Chart,
     data::bigram_entropy,
     generate::{GenerateOptions, Sampler, generate},
     models::transformer::TransformerConfig,
     optim::OptimizerConfig,
     prelude::*,
     profile::Memory,
-    run::{RunFolder, config_text},
+    run::{RunFolder, RunRecorder, config_text},
+    store::save_weights,
     summary::Summary,
 };
 use std::{
@@ -143,20 +143,19 @@ fn main() -> Result<()> {
 
     let folder = RunFolder::create(&args.output, true)?;
     folder.write_config(&config_text(&sizes, &config)?)?;
-    let progress = Progress::new("bytes");
+    let recorder = RunRecorder::new(folder.clone())
+        .title("Transformer on text")
+        .unit("bytes")
+        .perplexity()
+        .reference("bigram entropy", bigram);
     let began = Instant::now();
     Memory::reset_peak()?;
     let held_out_chunks = held_out.chunks(seq_len)?;
-    let history = Trainer::new(&mut model, config)?
+    let trainer = Trainer::new(&mut model, config)?
         .evaluate_on(&held_out_chunks)
-        .on_event(|event| progress.show(event))
-        .run(training.windows(seq_len)?)?
-        .history;
-
-    let curve = Chart::loss("Transformer on text", &history)
-        .axes("step", "loss (nats per byte)")
-        .reference("bigram entropy", bigram);
-    folder.finish(model.as_ref(), &history, &curve)?;
+        .on_event(|event| recorder.record(event));
+    let history = recorder.end(trainer.run(training.windows(seq_len)?))?.history;
+    save_weights(model.as_ref(), folder.weights())?;
     let summary = Summary::new("Transformer on text")
         .history(&history, began.elapsed(), Memory::now()?.peak_bytes)
         .row("bigram entropy", format!("{bigram:.4}"))

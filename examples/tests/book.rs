@@ -8,6 +8,7 @@ use mlx_train::{
     mlx_rs::random,
     models::{mlp::MlpConfig, transformer::TransformerConfig},
     prelude::*,
+    run::{RunFolder, RunRecorder},
     store::{LoadOptions, load_weights, save_weights},
     train::{Event, accuracy},
 };
@@ -160,6 +161,23 @@ fn training() -> Result<()> {
     let evaluation =
         trained.history.last_held_out().ok_or_else(|| Error::message("no evaluation"))?;
     assert!(evaluation.metrics[0].1 > 0.9, "{evaluation:?}");
+    Ok(())
+}
+
+#[test]
+fn recording() -> Result<()> {
+    let folder = tempfile::tempdir().map_err(|error| Error::message(error.to_string()))?;
+    let path = folder.path().join("half-planes");
+    let sizes = ["input_size=2", "output_size=2", "hidden_sizes=[4]"];
+    let mut model = rng::scope(&rng::key(1)?, || ModelRegistry::get_model("mlp")?.build(sizes))?;
+    let config = TrainConfig { steps: 20, ..TrainConfig::default() };
+    // ANCHOR: record
+    let recorder = RunRecorder::new(RunFolder::create(&path, false)?).unit("points");
+    let trainer = Trainer::new(&mut model, config)?.on_event(|event| recorder.record(event));
+    let outcome = recorder.end(trainer.run(HalfPlanes))?;
+    // ANCHOR_END: record
+    assert_eq!(outcome.step, 20);
+    assert!(path.join("index.html").is_file());
     Ok(())
 }
 

@@ -83,6 +83,7 @@ pub mod prelude;
 pub mod progress;
 pub mod run;
 pub mod summary;
+pub mod tensorboard;
 
 /// The arrays and operations that everything here is made of.
 pub use mlx_train_core::__private::mlx_rs;

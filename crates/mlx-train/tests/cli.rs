@@ -83,6 +83,8 @@ fn help_is_as_it_was() {
         ("help_train", &["train", "--help"]),
         ("help_generate", &["generate", "--help"]),
         ("help_schedule", &["schedule", "--help"]),
+        ("help_plot", &["plot", "--help"]),
+        ("help_report", &["report", "--help"]),
     ] {
         insta::assert_snapshot!(name, stdout(&run(folder.path(), args)));
     }
@@ -229,7 +231,9 @@ fn a_run_trains_saves_and_generates_and_is_not_replaced_by_accident() {
     let folder = folder_with_text();
     let summary = stdout(&train(folder.path(), "run", &[]));
     assert!(summary.contains("bigram entropy") && summary.contains("run folder"), "{summary}");
-    for file in ["config.toml", "weights.safetensors", "metrics.jsonl", "loss.png", "loss.svg"] {
+    for file in
+        ["config.toml", "weights.safetensors", "metrics.jsonl", "plots/loss.png", "index.html"]
+    {
         assert!(folder.path().join("run").join(file).is_file(), "{file}");
     }
     let metrics = fs::read_to_string(folder.path().join("run/metrics.jsonl")).unwrap();
@@ -342,8 +346,36 @@ fn a_run_that_diverges_fails_with_the_step_and_the_learning_rate() {
     let failed = train(folder.path(), "run", &["--set=train.learning_rate=1e300"]);
     let message = refusal(&failed, 1);
     assert!(message.contains("diverged") && message.contains("lower the learning rate"));
+    // What was measured before is there, and the page says how it ended.
+    let path = folder.path().join("run");
+    assert!(fs::read_to_string(path.join("metrics.jsonl")).unwrap().contains("\"step\":1"));
+    assert!(fs::read_to_string(path.join("index.html")).unwrap().contains("training diverged"));
     let message = refusal(&run(folder.path(), &["generate", "run"]), 2);
     assert!(message.contains("not the folder of a finished run"), "{message}");
+}
+
+#[test]
+fn a_run_that_was_killed_is_plotted_and_reported_from_what_it_left() {
+    let folder = folder();
+    let killed = folder.path().join("killed");
+    fs::create_dir(&killed).unwrap();
+    let lines = "{\"step\":1,\"loss\":3.0}\n{\"step\":2,\"loss\":2.5}\n{\"step\":3,\"lo";
+    fs::write(killed.join("metrics.jsonl"), lines).unwrap();
+    let plots = stdout(&run(folder.path(), &["plot", "killed", "--output", "pictures"]));
+    assert_eq!(plots, "pictures/loss.svg\npictures/loss.png\n");
+    let report = stdout(&run(folder.path(), &["report", "killed"]));
+    assert_eq!(report, "killed/index.html\n");
+    let page = fs::read_to_string(killed.join("index.html")).unwrap();
+    assert!(page.contains("<h1>killed</h1>") && page.contains("running, or killed"), "{page}");
+    assert_eq!(fs::read_to_string(killed.join("metrics.jsonl")).unwrap(), lines, "it only reads");
+
+    for command in ["plot", "report"] {
+        let message = refusal(&run(folder.path(), &[command, "nowhere"]), 2);
+        assert!(message.contains("`nowhere` is not the folder of a run"), "{message}");
+    }
+    fs::write(killed.join("metrics.jsonl"), "").unwrap();
+    let message = refusal(&run(folder.path(), &["plot", "killed"]), 2);
+    assert!(message.contains("no two numbers"), "{message}");
 }
 
 #[test]

@@ -55,6 +55,10 @@ pub(super) enum Command {
     Schedule(ScheduleArgs),
     /// Continue a text with a trained model
     Generate(GenerateArgs),
+    /// Draw the curves of a run, also of one that still grows or was killed
+    Plot(PlotArgs),
+    /// Write the report of a run anew: one page that opens without network
+    Report(ReportArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell to complete in
@@ -169,6 +173,21 @@ pub(super) struct ScheduleArgs {
     /// Print JSON instead of a table
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlotArgs {
+    /// The folder of a run
+    pub(super) run: PathBuf,
+    /// Where the pictures go [default: the folder `plots` of the run]
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// The folder of a run
+    pub(super) run: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,8 @@ mod config;
 mod data;
 mod generate;
 mod models;
+mod plot;
+mod report;
 mod schedule;
 mod settings;
 mod train;
@@ -49,6 +51,8 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         Command::Train(args) => train::run(&args, out),
         Command::Schedule(args) => schedule::run(&args, out),
         Command::Generate(args) => generate::run(&args, out),
+        Command::Plot(args) => plot::run(&args, out),
+        Command::Report(args) => report::run(&args, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             let name = program_name();

@@ -9,16 +9,16 @@ use super::{
 };
 use crate::{
     Error, Result,
-    chart::Chart,
     mlx_rs::{memory::memory_limit, module::ModuleParamRef},
     model::BaseModel,
-    profile::{Bytes, Memory},
-    progress::Progress,
+    profile::{Bytes, Memory, TransformerFlops},
     rng,
-    run::RunFolder,
+    run::{RunFolder, RunRecorder},
+    store::save_weights,
     summary::Summary,
     train::{Trainer, accuracy},
 };
+use serde_json::Value;
 use std::{io::Write, path::PathBuf, time::Instant};
 
 pub(super) fn run(args: &TrainArgs, out: &mut impl Write) -> Result<(), Failure> {
@@ -57,30 +57,38 @@ impl Run {
     /// Trains, saves, and tells the results.
     fn train(self) -> Result<String> {
         let Self { settings, data, mut model, folder } = self;
-        let progress = Progress::new(data.unit);
+        let name = settings.model.model().name();
+        let mut recorder = RunRecorder::new(folder.clone()).title(name).unit(data.unit);
+        if let Some((label, loss)) = &data.reference {
+            recorder = recorder.reference(*label, *loss);
+        }
+        if model.as_language_model().is_some() {
+            recorder = recorder.perplexity();
+        }
+        if let Some(flops) = flops(&settings, model.as_ref()) {
+            recorder = recorder.flops_per_token(flops.per_token());
+        }
         let began = Instant::now();
         Memory::reset_peak()?;
         let mut trainer = Trainer::new(&mut model, settings.train.clone())?
             .evaluate_on(&*data.held_out)
-            .on_event(|event| progress.show(event));
+            .on_event(|event| recorder.record(event));
         if settings.data.kind == DataKind::Idx {
             trainer = trainer.metric("accuracy", accuracy);
         }
-        let history = trainer.run(data.training)?.history;
+        let history = recorder.end(trainer.run(data.training))?.history;
+        save_weights(model.as_ref(), folder.weights())?;
 
-        let name = settings.model.model().name();
         let peak_bytes = Memory::now()?.peak_bytes;
-        let mut curve = Chart::loss(name, &history);
         let mut summary =
             Summary::new(format!("Trained {name}")).history(&history, began.elapsed(), peak_bytes);
         if let Some((label, loss)) = data.reference {
-            curve = curve.reference(label, loss);
             summary = summary.row(label, format!("{loss:.4}"));
         }
-        folder.finish(model.as_ref(), &history, &curve)?;
 
         let path = folder.path().display();
-        let summary = summary.row("run folder", &path);
+        let report = folder.report();
+        let summary = summary.row("run folder", &path).row("report", report.display());
         Ok(match model.as_language_model() {
             Some(_) => format!("{summary}\nNext: {} generate {path}", program_name()),
             None => summary.to_string(),
@@ -109,6 +117,19 @@ fn check_language_model(settings: &Settings, model: &mut dyn BaseModel) -> Resul
         )));
     }
     Ok(())
+}
+
+/// What a token takes in a model whose config has the sizes of a transformer.
+fn flops(settings: &Settings, model: &dyn BaseModel) -> Option<TransformerFlops> {
+    let config = settings.model.value();
+    let size = |key: &str| config.get(key).and_then(Value::as_u64);
+    let parameters = model.parameters().flatten();
+    Some(TransformerFlops {
+        num_parameters: parameters.values().map(|array| array.size() as u64).sum(),
+        num_layers: size("num_layers")?,
+        attention_width: size("hidden_size")?,
+        seq_len: settings.data.seq_len as u64,
+    })
 }
 
 /// Refuses a model whose parameters, gradients and two moments each cannot be in memory together.

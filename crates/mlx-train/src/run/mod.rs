@@ -1,18 +1,38 @@
-//! A run on disk: one folder with its settings, weights, numbers and pictures.
+//! A run on disk: one folder with its settings, weights, numbers, pictures and a report of them.
+//!
+//! [`RunRecorder`] writes it while the run goes on. Whoever opens [`RunFolder::report`] in a browser
+//! needs nothing else, no network and no other file.
+
+mod about;
+mod charts;
+mod checkpoints;
+mod clock;
+mod environment;
+mod journal;
+mod lines;
+mod metrics;
+mod recorder;
+mod report;
+
+pub use about::{About, Session};
+pub use charts::Plot;
+pub(crate) use clock::duration;
+pub use environment::Environment;
+pub use journal::{Entry, EventKind, Status};
+pub use metrics::Metrics;
+pub use recorder::RunRecorder;
 
 use crate::{
     Error, Result,
-    chart::Chart,
     config::ModelConfig,
-    file::FileError,
-    model::BaseModel,
+    file::{FileError, write_whole},
     registry::{ModelEntry, ResolvedConfig},
-    store::{save_weights, write_whole},
-    train::{History, TrainConfig},
+    tensorboard::EventFile,
+    train::TrainConfig,
 };
-use serde_json::json;
 use std::{
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -21,30 +41,66 @@ use std::{
 /// | file | holds |
 /// |---|---|
 /// | `config.toml` | every setting, resolved |
-/// | `weights.safetensors` | the trained parameters |
-/// | `metrics.jsonl` | one JSON object a report or evaluation, by step |
-/// | `loss.png`, `loss.svg` | the loss curve |
+/// | `run.json` | what the run is; machine, versions and command of each process that worked on it |
+/// | `metrics.jsonl` | one JSON object a report or evaluation, by step; readable while it grows |
+/// | `events.jsonl` | one JSON object for whatever else happened, by time |
+/// | `events.out.tfevents.*` | the same numbers for TensorBoard |
+/// | `checkpoints/` | what the run can go on from |
+/// | `plots/` | every curve as PNG and SVG |
+/// | `index.html` | the report: a page that needs no network |
+/// | `weights.safetensors` | the trained parameters, of a finished run |
+///
+/// `metrics.jsonl` never goes backwards: a run that is resumed after a step, or rolled back to it,
+/// first cuts the lines of later steps. `events.jsonl` keeps everything.
 #[derive(Debug, Clone)]
 pub struct RunFolder {
     path: PathBuf,
 }
 
 impl RunFolder {
-    /// Makes the folder, and those above it.
+    /// Makes the folder for a new run, and those above it.
+    ///
+    /// With `replace`, the records of an earlier run make place for those of the new one once it begins.
     ///
     /// # Errors
-    /// When it already holds the weights of a run and `replace` is false, or cannot be made.
+    /// When it already holds the weights or numbers of a run and `replace` is false, or cannot be made.
     pub fn create(path: impl Into<PathBuf>, replace: bool) -> Result<Self> {
         let run = Self { path: path.into() };
-        if !replace && run.weights().exists() {
-            return Err(Error::message(format!(
-                "`{}` holds a finished run; name another folder, or allow to replace it with --force",
+        let holds = |what: &str| {
+            Error::message(format!(
+                "`{}` holds {what}; name another folder, or allow to replace it with --force",
                 run.path.display()
-            )));
+            ))
+        };
+        if !replace && run.weights().exists() {
+            return Err(holds("a finished run"));
+        }
+        if !replace && run.metrics().exists() {
+            return Err(holds("a run that has not finished"));
         }
         fs::create_dir_all(&run.path)
             .map_err(|source| FileError::Folder { path: run.path.clone(), source })?;
         Ok(run)
+    }
+
+    /// The folder of a run, however it stands: growing, killed, failed or finished.
+    ///
+    /// # Errors
+    /// When it is not there, or holds neither settings nor numbers.
+    pub fn find(path: impl Into<PathBuf>) -> Result<Self> {
+        let run = Self { path: path.into() };
+        if [run.config(), run.metrics(), run.about()].iter().any(|file| file.is_file()) {
+            return Ok(run);
+        }
+        let why = if run.path.is_dir() {
+            "it has no config.toml, metrics.jsonl or run.json"
+        } else {
+            "there is no such folder"
+        };
+        Err(Error::message(format!(
+            "`{}` is not the folder of a run: {why}; name one that `train` wrote",
+            run.path.display()
+        )))
     }
 
     /// The folder of a run that has finished.
@@ -83,9 +139,29 @@ impl RunFolder {
         self.path.join("metrics.jsonl")
     }
 
-    /// The loss curve, as `png` or `svg`.
-    pub fn curve(&self, extension: &str) -> PathBuf {
-        self.path.join("loss").with_extension(extension)
+    /// What the run is, and where it ran.
+    pub fn about(&self) -> PathBuf {
+        self.path.join("run.json")
+    }
+
+    /// What happened besides the numbers.
+    pub fn events(&self) -> PathBuf {
+        self.path.join("events.jsonl")
+    }
+
+    /// The folder of checkpoints.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// The folder of curves.
+    pub fn plots(&self) -> PathBuf {
+        self.path.join("plots")
+    }
+
+    /// The report.
+    pub fn report(&self) -> PathBuf {
+        self.path.join("index.html")
     }
 
     /// Writes the settings: [`config_text`], and what else there is to say.
@@ -96,19 +172,37 @@ impl RunFolder {
         Ok(write_whole(self.config(), text)?)
     }
 
-    /// Writes numbers, pictures and, last, the weights, which make the run a finished one.
+    /// Draws every curve into a folder, as PNG and SVG, from the numbers that there are.
     ///
     /// # Errors
-    /// When the disk or MLX fails.
-    pub fn finish(&self, model: &dyn BaseModel, history: &History, curve: &Chart) -> Result<()> {
-        write_whole(self.metrics(), metrics(history))?;
-        // A run of a single report has no line to draw.
-        if curve.has_line() {
-            for extension in ["png", "svg"] {
-                curve.save(self.curve(extension))?;
+    /// When the numbers cannot be read, or the disk fails.
+    pub fn draw(&self, folder: impl AsRef<Path>) -> Result<Vec<Plot>> {
+        let about = About::read(&self.about())?;
+        charts::save(&about, &Metrics::read(self.metrics())?, folder.as_ref())
+    }
+
+    /// Writes the report anew, from whatever the folder has, and returns its path.
+    ///
+    /// # Errors
+    /// When a file of the run cannot be read, or the disk fails.
+    pub fn write_report(&self) -> Result<PathBuf> {
+        let path = self.report();
+        write_whole(&path, report::page(self)?)?;
+        Ok(path)
+    }
+
+    /// Removes what an earlier run recorded; not its settings, weights and checkpoints.
+    fn remove_records(&self) -> Result<()> {
+        EventFile::remove_all(&self.path)?;
+        for path in [self.metrics(), self.events(), self.about(), self.report()] {
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != ErrorKind::NotFound => {
+                    return Err(FileError::Write { path, source }.into());
+                }
+                _ => {}
             }
         }
-        save_weights(model, self.weights())
+        Ok(())
     }
 }
 
@@ -140,28 +234,6 @@ pub(crate) fn check_keys(model: &ModelEntry) -> Result<()> {
         model.name(),
         model.config_type()
     )))
-}
-
-/// One JSON object a line: the reports, then the evaluations, each in the order of the steps.
-fn metrics(history: &History) -> String {
-    let reports = history.training.iter().map(|point| {
-        json!({
-            "step": point.step,
-            "loss": point.loss,
-            "learning_rate": point.learning_rate,
-            "grad_norm": point.grad_norm,
-            "tokens_per_second": point.tokens_per_second,
-        })
-    });
-    let evaluations = history.held_out.iter().map(|point| {
-        let mut line = json!({ "step": point.step, "held_out_loss": point.evaluation.loss });
-        for (name, value) in &point.evaluation.metrics {
-            line[format!("held_out_{name}")] = json!(value);
-        }
-        line
-    });
-    let lines: Vec<String> = reports.chain(evaluations).map(|line| line.to_string()).collect();
-    lines.join("\n") + "\n"
 }
 
 #[cfg(test)]
