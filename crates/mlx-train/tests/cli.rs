@@ -1,6 +1,9 @@
 //! The command line, as a person uses it: the binary, its output and its exit codes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "cli/checkpoint.rs"]
+mod checkpoint;
+
 use mlx_train::{
     prelude::*,
     run::{RunFolder, config_text},

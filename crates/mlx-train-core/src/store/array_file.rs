@@ -131,6 +131,18 @@ impl ArrayFile {
         self.read_bytes(name, info, |_| ())
     }
 
+    /// Finds out whether [`ArrayFile::read`] would succeed, but for the disk and for MLX.
+    pub(super) fn check(&mut self, name: &str) -> Result<()> {
+        match self.header.info(name) {
+            Some(info) if mlx_dtype(info.dtype).zip(mlx_shape(&info.shape)).is_none() => {
+                Err(self.damaged(cannot_hold(name, info)))
+            }
+            // Any value may be in a float; a bool has only two.
+            Some(info) if info.dtype != FileDtype::BOOL => Ok(()),
+            _ => self.read(name).map(drop),
+        }
+    }
+
     /// Reads every array, evaluated, and the SHA-256 of the whole file that they were read from.
     ///
     /// Nothing is read twice, so the hash is that of the very bytes in the arrays.
@@ -299,7 +311,7 @@ pub(super) fn natural_order(a: &str, b: &str) -> Ordering {
 }
 
 /// Sizes as MLX counts them, or `None` when an axis or the whole is too long.
-fn mlx_shape(shape: &[usize]) -> Option<Vec<i32>> {
+pub(super) fn mlx_shape(shape: &[usize]) -> Option<Vec<i32>> {
     let elements = shape.iter().try_fold(1_usize, |product, &axis| product.checked_mul(axis))?;
     i32::try_from(elements).ok()?;
     shape.iter().map(|&axis| i32::try_from(axis).ok()).collect()

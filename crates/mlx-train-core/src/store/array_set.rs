@@ -189,11 +189,21 @@ impl ArraySet {
     /// # Errors
     /// As [`ArrayFile::read`].
     pub fn read(&mut self, name: &str) -> Result<Array> {
-        let Some(file) = self.places.get(name).and_then(|&place| self.files.get_mut(place)) else {
+        self.with(name)?.read(name)
+    }
+
+    /// As [`ArrayFile::check`].
+    pub(super) fn check(&mut self, name: &str) -> Result<()> {
+        self.with(name)?.check(name)
+    }
+
+    /// The file with an array.
+    fn with(&mut self, name: &str) -> Result<&mut ArrayFile> {
+        let file = self.places.get(name).and_then(|&place| self.files.get_mut(place));
+        file.ok_or_else(|| {
             let problem = format!("there is no array `{}` in it", shown(name));
-            return Err(StoreError::Damaged { path: self.path.clone(), problem }.into());
-        };
-        file.read(name)
+            StoreError::Damaged { path: self.path.clone(), problem }.into()
+        })
     }
 
     /// The dtype of an array in safetensors' terms.

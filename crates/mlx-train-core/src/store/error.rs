@@ -34,6 +34,14 @@ pub enum StoreError {
         /// Every difference, in natural order of names.
         problems: Vec<Mismatch>,
     },
+    /// Reading failed after a part of the model was replaced, as `one_by_one` allows.
+    #[error("`{}` was read in part, so the model is now a mixture of old and new weights; build it again", .path.display())]
+    Mixture {
+        /// The file.
+        path: PathBuf,
+        /// Why the rest was not read.
+        source: Box<crate::Error>,
+    },
 }
 
 /// One difference between a file and a model.

@@ -19,9 +19,12 @@ mod weights;
 pub use crate::file::{write_whole, write_whole_with};
 pub use array_file::{ArrayFile, save_arrays};
 pub use array_set::ArraySet;
+#[doc(hidden)]
+pub use checkpoint::untrusted;
 pub use checkpoint::{
-    BestMode, Check, CheckpointConfig, CheckpointError, Checkpoints, Entry, FileEntry, HostArray,
-    Keep, Loaded, Manifest, Metric, SaveOutcome, SaveTiming, Saved, Saver, Snapshot,
+    BestMode, Check, CheckpointConfig, CheckpointError, Checkpoints, Entry, ExportOptions,
+    Exported, FileEntry, HostArray, Keep, Loaded, Location, Manifest, Metric, SaveOutcome,
+    SaveTiming, Saved, Saver, Snapshot,
 };
 pub(crate) use error::lines as mismatch_lines;
 pub use error::{Mismatch, StoreError};

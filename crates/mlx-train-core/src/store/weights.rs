@@ -3,10 +3,11 @@
 use super::{
     ArraySet, Mismatch, StoreError,
     array_file::{file_dtype, mlx_dtype, natural_order},
+    checkpoint::{Location, is_step},
     save_arrays,
 };
 use crate::Result;
-use mlx_rs::{Array, module::ModuleParameters, transforms::eval};
+use mlx_rs::{Array, module::ModuleParameters};
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
@@ -42,6 +43,10 @@ pub struct LoadOptions<'a> {
     pub cast: bool,
     /// Maps names of another tool to the model's.
     pub rename: Option<&'a Rename<'a>>,
+    /// Replaces each parameter as soon as it is read, so that old and new weights are never in
+    /// memory together. What can be checked is checked before the first one; if the disk fails in
+    /// between, [`StoreError::Mixture`] says so.
+    pub one_by_one: bool,
 }
 
 /// Gives the parameter's name for a name in the file, or `None` to leave that array out.
@@ -49,9 +54,10 @@ pub type Rename<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 /// Loads every parameter of a model from safetensors, or changes nothing.
 ///
-/// `path` is a file, an index of shards, or a folder with either, as [`ArraySet::open`] takes it: a
-/// download from Hugging Face, or the folder of a step. The file must hold exactly the model's parameters, with equal shapes and dtypes, but for what
-/// `options` allows. The file may come from elsewhere: a hostile one is an error like any other.
+/// `path` is a file, an index of shards, or a folder: a download from Hugging Face, a checkpoint
+/// (verified first), or the checkpoints of a run, of which the latest is taken. It must hold exactly
+/// the model's parameters, with equal shapes and dtypes, but for what `options` allows. It may come
+/// from elsewhere: a hostile one is an error like any other.
 ///
 /// ```no_run
 /// # use mlx_train_core::store::{LoadOptions, load_weights};
@@ -59,6 +65,7 @@ pub type Rename<'a> = dyn Fn(&str) -> Option<String> + 'a;
 /// let options = LoadOptions {
 ///     cast: true,
 ///     rename: Some(&|name| Some(name.trim_start_matches("_orig_mod.").to_owned())),
+///     ..LoadOptions::default()
 /// };
 /// load_weights(model, "downloads/model.safetensors", &options)
 /// # }
@@ -74,23 +81,59 @@ pub fn load_weights(
     options: &LoadOptions<'_>,
 ) -> Result<()> {
     let path = path.as_ref();
-    let mut file = ArraySet::open(path)?;
+    let mut file = open(path)?;
     let mut parameters = model.parameters_mut().flatten();
     let sources = match_names(&file, path, &parameters, options)?;
+    if options.one_by_one {
+        for in_file in sources.values() {
+            file.check(in_file)?;
+        }
+    }
+    let mut read = |parameter: &Array, in_file: &str| -> Result<Array> {
+        let array = file.read(in_file)?.as_dtype(parameter.dtype())?;
+        array.eval()?;
+        Ok(array)
+    };
 
+    if options.one_by_one {
+        for (name, in_file) in &sources {
+            if let Some(parameter) = parameters.remove(name.as_str()) {
+                *parameter = read(parameter, in_file).map_err(|source| {
+                    let (path, source) = (path.to_owned(), Box::new(source));
+                    StoreError::Mixture { path, source }
+                })?;
+            }
+        }
+        return Ok(());
+    }
     // Nothing is assigned until all is read: the last array may be the one that cannot be.
     let mut loaded = Vec::with_capacity(sources.len());
     for (name, in_file) in &sources {
         if let Some(parameter) = parameters.remove(name.as_str()) {
-            let array = file.read(in_file)?.as_dtype(parameter.dtype())?;
+            let array = read(parameter, in_file)?;
             loaded.push((parameter, array));
         }
     }
-    eval(loaded.iter().map(|(_, array)| array))?;
     for (parameter, array) in loaded {
         *parameter = array;
     }
     Ok(())
+}
+
+/// The arrays of weights that a path stands for.
+fn open(path: &Path) -> Result<ArraySet> {
+    let has_weights = ["model.safetensors", "model.safetensors.index.json"]
+        .iter()
+        .any(|name| path.join(name).exists());
+    if !path.is_dir() || (has_weights && !is_step(path)) {
+        return ArraySet::open(path);
+    }
+    match Location::find(path) {
+        Ok(location) => location.entry()?.weights(),
+        // Neither weights nor checkpoints: the missing file is what a person understands.
+        Err(_) if !is_step(path) => ArraySet::open(path),
+        Err(error) => Err(error),
+    }
 }
 
 /// Pairs every parameter's name with its name in the file, or says all that is in the way.

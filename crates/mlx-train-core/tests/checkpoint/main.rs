@@ -1,7 +1,10 @@
 //! Checkpoints on disk: what is saved comes back bit for bit, and nothing else ever does.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unsafe_code)]
 
+mod allocator;
 mod damage;
+mod export;
+mod readers;
 mod retention;
 mod saving;
 mod support;

@@ -29,6 +29,14 @@ pub(super) fn command(program: &str) -> clap::Command {
                 "generate runs/first --temperature 0",
             ]))
         })
+        .mut_subcommand("checkpoint", |checkpoint| {
+            checkpoint.after_help(examples(&[
+                "checkpoint list runs/first",
+                "checkpoint verify runs/first/checkpoints/step-00001000",
+                "checkpoint prune runs/first --keep-last 1 --keep-best 1 --dry-run",
+                "checkpoint export runs/first --output exported --dtype bf16",
+            ]))
+        })
 }
 
 /// Train the models that are linked into this program, on Apple MLX.
@@ -59,6 +67,9 @@ pub(super) enum Command {
     Plot(PlotArgs),
     /// Write the report of a run anew: one page that opens without network
     Report(ReportArgs),
+    /// List, verify, thin out and export the checkpoints of a run
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
     /// Print a completion script for a shell
     Completions {
         /// The shell to complete in
@@ -212,4 +223,71 @@ pub(super) struct GenerateArgs {
     /// Seed of the sampling
     #[arg(long, default_value_t = 42, allow_negative_numbers = true)]
     pub(super) seed: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CheckpointCommand {
+    /// List the checkpoints of a run by step
+    List {
+        /// The folder of a run, or its `checkpoints`
+        path: PathBuf,
+        /// Print a JSON array instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare every byte of checkpoints with what was saved
+    Verify {
+        /// The folder of a run, its `checkpoints`, or the folder of a step
+        path: PathBuf,
+        /// Look at names, sizes and headers only, which does not find flipped bits
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Remove the checkpoints of a run that need not stay
+    ///
+    /// The latest, the best and the damaged ones are never removed.
+    Prune {
+        /// The folder of a run, or its `checkpoints`
+        path: PathBuf,
+        /// How many of those that were saved last stay
+        #[arg(long, value_name = "N", value_parser = positive)]
+        keep_last: usize,
+        /// How many of the best stay beside them
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        keep_best: usize,
+        /// Only tell what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Write the weights as model.safetensors and config.json, for other tools
+    Export {
+        /// The folder of a step, or that of a run for its latest
+        path: PathBuf,
+        /// The folder to write to
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        /// Take the averaged weights (EMA) instead of those of the last step
+        #[arg(long, visible_alias = "ema")]
+        averaged: bool,
+        /// Convert floats to this dtype [default: leave each as it is]
+        #[arg(long, value_enum)]
+        dtype: Option<ExportDtype>,
+        /// Replace the files if they exist
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum ExportDtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("it must be at least 1".into()),
+        Ok(number) => Ok(number),
+    }
 }

@@ -1,10 +1,11 @@
 //! A command line over every model that is linked into a program.
 //!
 //! A program whose `main` is `mlx_train::cli::main()` can list and describe its models, write and
-//! check config files, train, and generate text. Errors go to standard error; the exit code is 2 for
+//! check config files, train, look after checkpoints, and generate text. Errors go to standard error; the exit code is 2 for
 //! a command line, config or model name that was refused, and 1 for work that failed.
 
 mod args;
+mod checkpoint;
 mod config;
 mod data;
 mod generate;
@@ -53,6 +54,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         Command::Generate(args) => generate::run(&args, out),
         Command::Plot(args) => plot::run(&args, out),
         Command::Report(args) => report::run(&args, out),
+        Command::Checkpoint(command) => checkpoint::run(command, out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             let name = program_name();

@@ -4,7 +4,7 @@ use super::{
     CheckpointError, Manifest,
     hash::hex,
     names::{CONFIG, MANIFEST, STATE, is_of_a_desktop, step_of},
-    read::{plain_file_bytes, read_bounded},
+    read::{parse_json, plain_file_bytes, read_bounded},
     run::read_run,
     state::{self, State},
 };
@@ -125,6 +125,16 @@ impl Entry {
         Ok(whole.manifest)
     }
 
+    /// Verifies the checkpoint and opens its weights, which are still on disk.
+    ///
+    /// # Errors
+    /// As [`Entry::verify`].
+    pub fn weights(&self) -> Result<ArraySet> {
+        let manifest = self.verify(Check::Hashes)?;
+        let whole = Whole::open(&self.path, Some(&manifest.run_id))?;
+        whole.array_set("model").map_err(|error| whole.blame(error))
+    }
+
     /// Loads the checkpoint, or nothing of it.
     ///
     /// # Errors
@@ -221,10 +231,9 @@ impl<'a> Whole<'a> {
         Ok(state)
     }
 
-    fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, CheckpointError> {
+    pub(super) fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, CheckpointError> {
         let bytes = read_bounded(self.folder, name, state::MAX_BYTES)?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| self.damaged(name, format!("is not understood: {error}")))
+        parse_json(&bytes).map_err(|problem| self.damaged(name, problem))
     }
 
     pub(super) fn array_set(&self, stem: &str) -> Result<ArraySet> {

@@ -51,6 +51,14 @@ pub enum CheckpointError {
         /// The process.
         owner: String,
     },
+    /// Its weights cannot be exported as they were asked for.
+    #[error("the checkpoint `{}` {problem}", .path.display())]
+    Unexportable {
+        /// The folder of the step.
+        path: PathBuf,
+        /// What is in the way, and what to do.
+        problem: String,
+    },
     /// Bytes are not those of the array that they were given for.
     #[error(
         "{num_bytes} bytes are no {dtype:?} array of shape {shape:?}; pass those of its elements, row-major"

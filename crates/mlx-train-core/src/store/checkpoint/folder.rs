@@ -137,16 +137,21 @@ impl Checkpoints {
     /// [`CheckpointError::Damaged`] when it is not whole, with the newest one before it that is;
     /// [`CheckpointError::NotFound`] when there is none.
     pub fn load_latest(&self, check: Check) -> Result<Loaded> {
-        let Some(latest) = self.latest()? else {
-            let problem = "holds no checkpoint yet; start the run anew".into();
-            return Err(CheckpointError::NotFound { path: self.folder.clone(), problem }.into());
-        };
+        let latest = self.latest_or_not_found()?;
         latest.load(check).map_err(|error| match error {
             Error::Checkpoint(CheckpointError::Damaged { path, file, problem, .. }) => {
                 let older = self.newest_whole_but(latest.step);
                 CheckpointError::Damaged { path, file, problem, older }.into()
             }
             other => other,
+        })
+    }
+
+    pub(super) fn latest_or_not_found(&self) -> Result<Entry> {
+        let problem = "holds no checkpoint yet; start the run anew";
+        self.latest()?.ok_or_else(|| {
+            let (path, problem) = (self.folder.clone(), problem.to_owned());
+            CheckpointError::NotFound { path, problem }.into()
         })
     }
 

@@ -19,10 +19,12 @@
 mod config;
 mod entry;
 mod error;
+mod export;
 mod fault;
 mod folder;
 mod hash;
 mod host_array;
+mod locate;
 mod lock;
 mod manifest;
 mod names;
@@ -33,13 +35,18 @@ mod saver;
 mod sealed;
 mod snapshot;
 mod state;
+#[doc(hidden)]
+pub mod untrusted;
 mod write;
 
 pub use config::{BestMode, CheckpointConfig};
 pub use entry::{Check, Entry, Loaded};
 pub use error::CheckpointError;
+pub use export::{ExportOptions, Exported};
 pub use folder::Checkpoints;
 pub use host_array::HostArray;
+pub use locate::Location;
+pub(super) use locate::is_step;
 pub use manifest::{FileEntry, Manifest, Metric};
 pub use retention::Keep;
 pub use saver::{SaveOutcome, SaveTiming, Saved, Saver};

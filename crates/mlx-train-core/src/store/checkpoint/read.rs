@@ -1,6 +1,7 @@
 //! Files of a checkpoint, none of which is trusted.
 
 use super::CheckpointError;
+use serde::de::DeserializeOwned;
 use std::{
     fs::{self, File},
     io::{ErrorKind, Read},
@@ -36,4 +37,19 @@ pub(super) fn read_bounded(
         .and_then(|file| file.take(max_bytes).read_to_end(&mut bytes))
         .map_err(|error| damaged(format!("cannot be read: {error}")))?;
     Ok(bytes)
+}
+
+/// How many values a document may have. One takes up to a hundred bytes of memory and only two of a
+/// file, so the length of the file is no bound.
+const MAX_VALUES: usize = 100_000;
+
+/// Reads JSON whose shape is not known beforehand, or says what is wrong with it.
+pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    // Before each value but the first of a list or an object stands one of these. In a string they
+    // are counted too, but no honest file comes near the limit.
+    let values = bytes.iter().filter(|&byte| b",[{".contains(byte)).count();
+    if values > MAX_VALUES {
+        return Err(format!("has {values} values where at most {MAX_VALUES} can be"));
+    }
+    serde_json::from_slice(bytes).map_err(|error| format!("is not understood: {error}"))
 }

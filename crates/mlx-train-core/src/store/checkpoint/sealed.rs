@@ -9,11 +9,15 @@ const AFTER: &str = "\"\n}\n";
 
 /// Renders a struct of at least one field.
 pub(super) fn seal(content: &impl Serialize) -> serde_json::Result<String> {
-    let mut text = serde_json::to_string_pretty(content)?;
-    text.truncate(text.trim_end_matches("\n}").len());
-    text.push_str(BEFORE);
+    let text = serde_json::to_string_pretty(content)?;
+    Ok(seal_text(text.strip_suffix("\n}").unwrap_or(&text)))
+}
+
+/// Completes a JSON object without its last brace.
+pub(super) fn seal_text(open_object: &str) -> String {
+    let text = [open_object, BEFORE].concat();
     let hash = hex_of(text.as_bytes());
-    Ok(text + &hash + AFTER)
+    text + &hash + AFTER
 }
 
 /// Reads what [`seal`] has rendered, or says how it differs from that.
