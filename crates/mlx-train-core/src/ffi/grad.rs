@@ -1,6 +1,6 @@
 //! Gradients of one call: value and gradient, vector-Jacobian and Jacobian-vector products.
 
-use super::{call::call, closure::Closure, vector::Vector};
+use super::{call::call, closure::Closure, graph::depends, vector::Vector};
 use crate::{Array, Error, Result};
 use mlx_rs::{Dtype, stop_gradient};
 use mlx_sys::mlx_closure_value_and_grad;
@@ -151,11 +151,7 @@ pub(super) fn keep_cotangents_in_place(outputs: Vec<Array>) -> Result<Vec<Array>
     if outputs.len() < 2 {
         return Ok(outputs);
     }
-    let (arrays, nothing) = (Vector::from_arrays(&outputs)?, Vector::new());
-    let mut identical = Vector::new();
-    // SAFETY: all handles are alive during the call. It shares the buffers and computes nothing.
-    call(|| unsafe { mlx_sys::mlx_depends(identical.out(), arrays.raw(), nothing.raw()) })?;
-    identical.to_arrays()
+    depends(&outputs, &[])
 }
 
 /// The inputs of a function that MLX differentiates by all of them, as it does for checkpoints. It

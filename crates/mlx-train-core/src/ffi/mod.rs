@@ -18,6 +18,7 @@ mod device;
 mod eval;
 mod file_map;
 mod grad;
+mod graph;
 mod vector;
 mod version;
 
@@ -28,4 +29,5 @@ pub use device::{DeviceInfo, device_info};
 pub use eval::{async_eval, eval};
 pub use file_map::FileMap;
 pub use grad::{jvp, value_and_grad, vjp};
+pub use graph::{depends, is_same_node};
 pub use version::mlx_version;

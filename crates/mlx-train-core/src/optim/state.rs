@@ -61,6 +61,11 @@ impl OptimizerState {
         self.entries.iter().flat_map(|entry| &entry.arrays)
     }
 
+    /// The arrays of each parameter, in order.
+    pub fn by_parameter(&self) -> impl ExactSizeIterator<Item = &[Array]> {
+        self.entries.iter().map(|entry| &entry.arrays[..])
+    }
+
     /// This state with other arrays, in the order of [`OptimizerState::arrays`].
     ///
     /// Nothing is looked at but their number: outputs of a traced function have no name.

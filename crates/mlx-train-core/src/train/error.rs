@@ -47,6 +47,26 @@ pub enum TrainError {
         /// The setting.
         setting: String,
     },
+    /// A decay of averaged weights that is none.
+    #[error("the decay of averaged weights is {decay}; it has to be at least 0 and below 1")]
+    EmaDecay {
+        /// The setting.
+        decay: f64,
+    },
+    /// Batches of so many kinds that compiling costs more than it gains.
+    #[error(
+        "the step is compiled for {limit} kinds of batches (max_traces), and another came: `{input}` was {}; \
+         pad sequences to a few lengths and leave out the incomplete batch at the end, or raise max_traces, \
+         or do not compile (compile = \"off\")", .shapes.join(", ")
+    )]
+    TooManyTraces {
+        /// The setting.
+        limit: usize,
+        /// The input that has changed most often: `batch.x`, `batch.y` or `batch.segments`.
+        input: String,
+        /// Its dtypes and shapes, in the order in which they came.
+        shapes: Vec<String>,
+    },
     /// A snapshot of another model, optimizer or precision; model and state are as they were.
     #[error(
         "the saved state does not fit this run, which is left as it was:{}\nresume with the model, optimizer \
@@ -88,7 +108,7 @@ pub enum TrainError {
     #[error(
         "training diverged: step {step} has loss {loss} and gradient norm {grad_norm} at learning rate \
          {learning_rate:e}; lower the learning rate, use a longer warm-up or clip gradients, and check the \
-         data: one target out of the vocabulary or classes makes the loss NaN. {gradients}. With non_finite = \
+         data: one target out of the vocabulary or classes makes the loss NaN; {gradients}. With non_finite = \
          \"skip\" such steps are left out"
     )]
     NotFinite {
@@ -106,7 +126,7 @@ pub enum TrainError {
     /// Steps that are not finite, one after the other.
     #[error(
         "{in_a_row} steps in a row were skipped because their numbers are not finite, the last of them step \
-         {step} with loss {loss} at learning rate {learning_rate:e}: this does not pass by itself. {gradients}. \
+         {step} with loss {loss} at learning rate {learning_rate:e}: this does not pass by itself; {gradients}. \
          Resume from a checkpoint with a lower learning rate, and check the data"
     )]
     TooManySkipped {

@@ -12,7 +12,6 @@ mod evaluate;
 mod events;
 mod feed;
 mod history;
-mod non_finite;
 mod outcome;
 mod parameters;
 mod progress;
@@ -35,7 +34,8 @@ pub use outcome::{Outcome, StopReason, Trained};
 pub use resume::{Difference, Resume, RunDescription};
 pub use spike::{Spike, SpikeAction, SpikeConfig};
 pub use step::{
-    CompileMode, NonFinite, Precision, StateArrays, StepOptions, StepOutput, TrainState, TrainStep,
+    CompileMode, NonFinite, NotFiniteGradients, Precision, StateArrays, StepOptions, StepOutput,
+    TrainState, TrainStep,
 };
 pub use stop::StopSignal;
 pub use trainer::Trainer;

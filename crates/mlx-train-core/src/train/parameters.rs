@@ -5,15 +5,23 @@ use crate::Result;
 use mlx_rs::{Array, module::ModuleParameters};
 use std::{cmp::Ordering, rc::Rc};
 
+/// The names of all parameters, in natural order.
+pub(super) fn names<M: ModuleParameters + ?Sized>(model: &M) -> Vec<Rc<str>> {
+    sorted(model.parameters().flatten().into_keys().collect())
+}
+
 /// The names of the parameters that are not frozen, in natural order.
 pub(super) fn trainable_names<M: ModuleParameters + ?Sized>(model: &M) -> Vec<Rc<str>> {
-    let mut names: Vec<_> = model.trainable_parameters().flatten().into_keys().collect();
+    sorted(model.trainable_parameters().flatten().into_keys().collect())
+}
+
+fn sorted(mut names: Vec<Rc<str>>) -> Vec<Rc<str>> {
     names.sort_unstable_by(|a, b| natural_order(a, b));
     names
 }
 
 /// `layers.2` before `layers.10`.
-pub(super) fn natural_order(a: &str, b: &str) -> Ordering {
+fn natural_order(a: &str, b: &str) -> Ordering {
     natord::compare(a, b).then_with(|| a.cmp(b))
 }
 
@@ -28,10 +36,10 @@ pub(super) fn get<M: ModuleParameters + ?Sized>(
 }
 
 /// Puts values in the place of these parameters.
-pub(super) fn set<M: ModuleParameters + ?Sized>(
+pub(super) fn set<'v, M: ModuleParameters + ?Sized>(
     model: &mut M,
     names: &[Rc<str>],
-    values: &[Array],
+    values: impl IntoIterator<Item = &'v Array>,
 ) -> Result<()> {
     let mut parameters = model.parameters_mut().flatten();
     for (name, value) in names.iter().zip(values) {

@@ -7,7 +7,7 @@ use super::{
     evaluate::evaluate_batches,
     events::SkippedStep,
     feed::Feed,
-    non_finite, parameters,
+    parameters,
     progress::{Progress, SavedRun, StepNumbers},
     restore_point::{RestorePoint, RunState},
     resume::{self, Difference},
@@ -143,7 +143,7 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         let &StepNumbers { step, loss, grad_norm, learning_rate, .. } = numbers;
         match self.config.non_finite {
             NonFinite::Stop => {
-                let gradients = non_finite::describe(output)?;
+                let gradients = output.not_finite_gradients()?.to_string();
                 Err(TrainError::NotFinite { step, loss, grad_norm, learning_rate, gradients }
                     .into())
             }
@@ -155,7 +155,7 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
                 if in_a_row < MAX_SKIPPED_IN_A_ROW {
                     return Ok(true);
                 }
-                let gradients = non_finite::describe(output)?;
+                let gradients = output.not_finite_gradients()?.to_string();
                 Err(TrainError::TooManySkipped { step, in_a_row, loss, learning_rate, gradients }
                     .into())
             }

@@ -1,26 +1,37 @@
-//! One training step: gradients of the loss, clipping, the optimizer's update.
+//! One training step: gradients of the loss, clipping, the optimizer's update, as one traced function.
 
+mod gradients;
+mod lent;
 mod options;
 mod output;
+mod precision;
+mod program;
+mod reader;
 mod state;
+mod traced;
+mod update;
 
-pub use options::{CompileMode, NonFinite, Precision, StepOptions};
-pub use output::StepOutput;
+pub use options::{CompileMode, NonFinite, StepOptions};
+pub use output::{NotFiniteGradients, StepOutput};
+pub use precision::Precision;
 pub use state::{StateArrays, TrainState};
 
-use super::{TrainError, parameters};
-use crate::{
-    Error, Result,
-    data::Batch,
-    ffi,
-    model::{BaseModel, Loss},
-    optim::{self, Clipped, GradientNorms, Optimizer},
-    rng,
+use self::{
+    gradients::Mean,
+    lent::Lent,
+    program::{Program, batch_inputs},
+    reader::Reader,
+    state::Carried,
+    traced::{Function, Traced},
+    update::Report,
 };
-use mlx_rs::{Array, Dtype, ops::maximum};
+use super::{TrainError, parameters};
+use crate::{Result, data::Batch, ffi, model::BaseModel, optim::Optimizer};
+use mlx_rs::Array;
 use std::{
-    cell::{RefCell, RefMut},
+    cell::{Cell, RefCell, RefMut},
     fmt,
+    iter::once,
     rc::Rc,
 };
 
@@ -42,14 +53,19 @@ use std::{
 /// # Ok(()) }
 /// ```
 pub struct TrainStep<'a, M: BaseModel + ?Sized> {
-    model: Rc<RefCell<&'a mut M>>,
-    optimizer: Rc<dyn Optimizer + 'a>,
-    options: StepOptions,
+    program: Rc<Program<'a, M>>,
+    whole: Traced<'a>,
+    accumulate: Traced<'a>,
+    finish: Traced<'a>,
     state: TrainState,
 }
 
 impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     /// Trains the parameters of `model` that are not frozen now; all randomness follows from `seed`.
+    ///
+    /// Trained parameters get the dtype that the precision keeps them in: f32 for [`Precision::Mixed`], bf16 for
+    /// [`Precision::Bf16`]. Others keep theirs, and are computed with as bf16 in both, but for those that the
+    /// loss moves.
     ///
     /// # Errors
     /// [`TrainError::NothingToTrain`] when all are frozen; when an option is out of range or MLX fails.
@@ -59,21 +75,35 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         seed: u64,
         options: StepOptions,
     ) -> Result<Self> {
-        if options.precision != Precision::F32
-            || options.compile == CompileMode::On
-            || options.ema_decay.is_some()
-        {
-            return Err(Error::message(
-                "only the eager step in f32 without averaged weights is there yet",
-            ));
-        }
-        let state = TrainState::new(model, &optimizer, seed)?;
-        Ok(Self {
-            model: Rc::new(RefCell::new(model)),
-            optimizer: Rc::new(optimizer),
+        options.check()?;
+        let StepOptions { precision, compile, max_traces, ema_decay, .. } = options;
+        let state = TrainState::new(model, &optimizer, seed, precision, ema_decay.is_some())?;
+        let trained = parameters::get(model, &state.names)?;
+        let trained = trained.iter().map(|value| precision.to_parameter(value));
+        let trained = trained.collect::<Result<Vec<_>>>()?;
+        let arrays = state.carried.arrays();
+        ffi::eval(trained.iter().chain(&arrays))?;
+        parameters::set(model, &state.names, &trained)?;
+
+        let others = parameters::names(model).into_iter();
+        let others: Vec<_> = others.filter(|name| !state.names.contains(name)).collect();
+        let program = Rc::new(Program {
+            optimizer: Box::new(optimizer),
             options,
-            state,
-        })
+            num_trained: state.names.len(),
+            moving: vec![Cell::new(false); others.len()],
+            names: state.names.iter().cloned().chain(others).collect(),
+            layout: state.carried.layout()?,
+            model: RefCell::new(model),
+        });
+        let traced = |f: fn(&Program<'a, M>, &[Array]) -> Result<Vec<Array>>| {
+            let program = Rc::clone(&program);
+            let function: Function<'a> = Rc::new(move |inputs| f(&program, inputs));
+            Traced::new(function, compile, max_traces)
+        };
+        let (whole, accumulate, finish) =
+            (traced(Program::whole)?, traced(Program::accumulate)?, traced(Program::finish)?);
+        Ok(Self { program, whole, accumulate, finish, state })
     }
 
     /// Updates the model once, with the gradient of the mean loss over all micro-batches.
@@ -82,43 +112,128 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     /// state are as they were before. When MLX fails in the computation at the end (no memory, say), both are
     /// lost: new values take the memory of the old ones.
     ///
+    /// Where loss or gradients are not finite, parameters and state keep their values; only
+    /// [`TrainState::step`] and [`TrainState::key`] move on, so that the next step draws anew.
+    ///
     /// # Errors
     /// [`TrainError::NoBatch`] without a micro-batch; [`TrainError::MissingParameter`] when the model has lost
-    /// a parameter; what the model, the optimizer and the batches return.
+    /// a parameter; [`TrainError::TooManyTraces`]; what the model, the optimizer and the batches return.
     pub fn run(
         &mut self,
         micro_batches: impl IntoIterator<Item = Result<Batch>>,
         learning_rate: f64,
     ) -> Result<StepOutput> {
-        let model = &mut **self.model.borrow_mut();
-        let from = parameters::get(model, &self.state.names)?;
-        let recorded = record(
-            &from,
-            model,
-            &self.state,
-            &*self.optimizer,
-            micro_batches,
-            learning_rate,
-            &self.options,
-        );
-        let (output, next) = match recorded {
-            Ok(recorded) => recorded,
-            Err(error) => {
-                // The model may hold half of the update, or values of a trace that is over.
-                parameters::set(model, &self.state.names, &from)?;
-                return Err(error);
+        let mut batches = micro_batches.into_iter();
+        let first = batches.next().ok_or(TrainError::NoBatch)??;
+        let learning_rate = Array::from_f32(learning_rate as f32);
+        // The same number of micro-batches always takes the same way, so that a resumed run does too.
+        let next = match batches.next() {
+            None => self.one(&first, learning_rate)?,
+            Some(second) => {
+                self.several([Ok(first), second].into_iter().chain(batches), learning_rate)?
             }
         };
+        let Next { values, carried, report } = next;
+        parameters::set(&mut **self.program.borrow()?, &self.program.names, &values)?;
         // Nobody holds the old values now, so MLX computes the new ones in their memory.
-        drop(from);
-        self.state = next;
-        // All parameters: frozen ones may be running statistics that the loss has moved.
-        let parameters = model.parameters().flatten();
-        let StepOutput { loss, grad_norm, grad_norms, finite, .. } = &output;
-        let outputs = [&loss.value, &loss.weight, grad_norm, grad_norms, finite, &self.state.key];
-        let arrays = outputs.into_iter().chain(parameters.values().copied());
-        ffi::eval(arrays.chain(self.state.optimizer.arrays()))?;
-        Ok(output)
+        self.state =
+            TrainState { step: self.state.step + 1, names: self.state.names.clone(), carried };
+
+        let Report { loss, grad_norm, grad_norms, finite } = report;
+        let reported = [&loss.value, &loss.weight, &grad_norm, &grad_norms, &finite];
+        let state = self.state.carried.arrays();
+        if !self.whole.is_compiled() {
+            self.start_in_order(&values, &reported)?;
+        }
+        ffi::eval(values.iter().chain(&state).chain(reported))?;
+
+        let functions = [&mut self.whole, &mut self.accumulate, &mut self.finish];
+        let mut warning = None;
+        let mut traces = 0;
+        for function in functions {
+            traces += function.num_traces();
+            warning = warning.or(function.take_refusal());
+        }
+        let parameter_names = Rc::clone(&self.state.names);
+        let warning = warning
+            .map(|refused| format!("{refused}; this batch and others of new kinds run without"));
+        Ok(StepOutput { loss, grad_norm, grad_norms, finite, parameter_names, traces, warning })
+    }
+
+    /// Starts to compute the update parameter by parameter, so that only a few of them have temporary arrays
+    /// at a time. MLX goes through the graph of a step by its depth, and would have those of all.
+    ///
+    /// With compilation there are none: one kernel makes the new arrays of a parameter in the place of the old.
+    fn start_in_order(&self, values: &[Array], reported: &[&Array]) -> Result<()> {
+        let Carried { optimizer, ema, .. } = &self.state.carried;
+        ffi::async_eval(reported.iter().copied())?;
+        for (index, (value, moments)) in values.iter().zip(optimizer.by_parameter()).enumerate() {
+            ffi::async_eval(once(value).chain(moments).chain(ema.get(index)))?;
+        }
+        Ok(())
+    }
+
+    /// A step of one micro-batch.
+    fn one(&mut self, batch: &Batch, learning_rate: Array) -> Result<Next> {
+        let values = self.values()?;
+        let num_values = values.len();
+        let state = self.state.carried.arrays();
+        let batch = batch_inputs(batch);
+        let inputs = [values, state, vec![learning_rate], arrays(&batch)].concat();
+        let mut outputs = Reader::new(self.whole.call(&inputs, &batch)?);
+        Ok(Next {
+            values: outputs.take(num_values)?,
+            carried: self.state.carried.with_arrays(&mut outputs)?,
+            report: Report::read(&mut outputs)?,
+        })
+    }
+
+    /// A step of several micro-batches, each of which is computed before the next.
+    fn several(
+        &mut self,
+        batches: impl Iterator<Item = Result<Batch>>,
+        learning_rate: Array,
+    ) -> Result<Next> {
+        let program = Rc::clone(&self.program);
+        let mut parameters = self.values()?;
+        let before = parameters.split_off(program.num_trained);
+        let compute = program.to_compute(&parameters)?;
+        let mut others = before.clone();
+        let mut mean = Mean::zero(&parameters)?.into_arrays();
+        let mut carried = self.state.carried.clone();
+        for batch in batches {
+            let batch = batch?;
+            let batch = batch_inputs(&batch);
+            let key = vec![carried.key];
+            let inputs = [compute.clone(), others, mean, key, arrays(&batch)].concat();
+            let outputs = self.accumulate.call(&inputs, &batch)?;
+            // The next mean takes the memory of this one.
+            drop(inputs);
+            ffi::eval(&outputs)?;
+            let mut outputs = Reader::new(outputs);
+            others = outputs.take(before.len())?;
+            mean = outputs.take(program.num_trained + 2)?;
+            carried.key = outputs.one()?;
+        }
+        let is_moving: Vec<bool> = program.moving.iter().map(Cell::get).collect();
+        let pairs = before.iter().zip(&others).zip(&is_moving).filter(|(_, moving)| **moving);
+        let pairs = pairs.flat_map(|((before, now), _)| [before.clone(), now.clone()]).collect();
+        let rate = vec![learning_rate];
+        let inputs = [parameters, carried.arrays(), mean, rate, pairs].concat();
+        let mut outputs = Reader::new(self.finish.call(&inputs, &[])?);
+
+        let mut values = outputs.take(program.num_trained)?;
+        let carried = self.state.carried.with_arrays(&mut outputs)?;
+        let report = Report::read(&mut outputs)?;
+        for (before, moving) in before.into_iter().zip(is_moving) {
+            values.push(if moving { outputs.one()? } else { before });
+        }
+        Ok(Next { values, carried, report })
+    }
+
+    /// Every parameter of the model, in the order of the program's names.
+    fn values(&self) -> Result<Vec<Array>> {
+        parameters::get(&**self.program.borrow()?, &self.program.names)
     }
 
     /// What the run carries from step to step.
@@ -128,20 +243,37 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
 
     /// How it computes.
     pub fn options(&self) -> &StepOptions {
-        &self.options
+        &self.program.options
     }
 
-    /// The model; give the guard back before the next step.
+    /// The model, with the parameters that are trained; give the guard back before the next step.
     pub fn model(&mut self) -> RefMut<'_, M> {
-        RefMut::map(self.model.borrow_mut(), |model| &mut **model)
+        RefMut::map(self.program.model.borrow_mut(), |model| &mut **model)
     }
 
-    /// Runs `f` on the model with the weights that are evaluated: the averaged ones, if weights are averaged.
+    /// Runs `f` on the model with the weights that are evaluated: the averaged ones if weights are averaged, in
+    /// the dtype that the model computes in. What `f` does to the weights is lost.
     ///
     /// # Errors
-    /// What `f` returns.
+    /// What `f` returns, or when MLX fails.
     pub fn with_evaluation_weights<T>(&mut self, f: impl FnOnce(&mut M) -> Result<T>) -> Result<T> {
-        f(&mut self.model())
+        let Program { names, options, .. } = &*self.program;
+        let mut values = self.values()?;
+        if let Some(averages) = self.state.averaged_weights() {
+            for (value, average) in values.iter_mut().zip(averages) {
+                *value = average.as_dtype(value.dtype())?;
+            }
+        }
+        for value in &mut values {
+            *value = options.precision.to_compute(value)?;
+        }
+        // Once, and not for each batch.
+        ffi::eval(&values)?;
+        let mut model = self.program.borrow()?;
+        let mut model = Lent::new(&mut **model, names)?;
+        model.set(&values)?;
+        drop(values);
+        f(&mut model)
     }
 
     /// Every array that a run needs to go on from here exactly; they share the memory of the run until its
@@ -150,7 +282,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     /// # Errors
     /// When MLX fails.
     pub fn snapshot(&self) -> Result<StateArrays> {
-        Ok(StateArrays::of(&**self.model.borrow(), &self.state))
+        StateArrays::of(&**self.program.borrow()?, &self.state)
     }
 
     /// Goes on from a snapshot that was taken after `step` steps, or changes nothing.
@@ -158,115 +290,28 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     /// # Errors
     /// [`TrainError::StateMismatch`] with every array that is missing, unexpected, or of another shape or dtype.
     pub fn restore(&mut self, arrays: &StateArrays, step: u64) -> Result<()> {
-        arrays.restore(&mut **self.model.borrow_mut(), &mut self.state, step)
+        arrays.restore(&mut **self.program.borrow()?, &mut self.state, step)
     }
+}
+
+/// What a step leaves, not computed yet.
+struct Next {
+    /// Every parameter, in the order of the program's names.
+    values: Vec<Array>,
+    carried: Carried,
+    report: Report,
+}
+
+fn arrays(batch: &[(&'static str, &Array)]) -> Vec<Array> {
+    batch.iter().map(|&(_, array)| array.clone()).collect()
 }
 
 impl<M: BaseModel + ?Sized> fmt::Debug for TrainStep<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TrainStep")
-            .field("optimizer", &self.optimizer)
-            .field("options", &self.options)
+            .field("optimizer", &self.program.optimizer)
+            .field("options", &self.program.options)
             .field("step", &self.state.step)
             .finish_non_exhaustive()
     }
-}
-
-/// Records a step that starts `from` these parameters: the model has the new ones, not computed yet.
-fn record<M>(
-    from: &[Array],
-    model: &mut M,
-    state: &TrainState,
-    optimizer: &dyn Optimizer,
-    micro_batches: impl IntoIterator<Item = Result<Batch>>,
-    learning_rate: f64,
-    options: &StepOptions,
-) -> Result<(StepOutput, TrainState)>
-where
-    M: BaseModel + ?Sized,
-{
-    let (next_key, mut key) = rng::split(&state.key)?;
-    let mut mean: Option<Gradients> = None;
-    for batch in micro_batches {
-        let draws;
-        (key, draws) = rng::split(&key)?;
-        let gradients = Gradients::of(model, &state.names, from, &batch?, &draws)?;
-        mean = Some(match mean.take() {
-            None => gradients,
-            Some(mean) => mean.merge(&gradients)?,
-        });
-    }
-    let Gradients { loss, arrays } = mean.ok_or(TrainError::NoBatch)?;
-
-    let Clipped { gradients, norms } = options.clip.apply(&arrays)?;
-    let GradientNorms { total: grad_norm, per_parameter: grad_norms } = norms;
-    let finite = is_finite(&loss.value)?.logical_and(is_finite(&grad_norm)?)?;
-    let step = state.step + 1;
-    let (updated, optimizer) = optim::apply(
-        optimizer,
-        from,
-        &gradients,
-        &state.optimizer,
-        &Array::from_f32(learning_rate as f32),
-        // As f32, the type that powers of the betas are taken in; exact to 16 million steps.
-        &Array::from_f32(step as f32),
-    )?;
-    parameters::set(model, &state.names, &updated)?;
-    let next = TrainState { step, names: Rc::clone(&state.names), optimizer, key: next_key };
-    let parameter_names = Rc::clone(&state.names);
-    Ok((StepOutput { loss, grad_norm, grad_norms, finite, parameter_names, traces: 0 }, next))
-}
-
-/// A mean loss and its gradients, in the order of the names.
-struct Gradients {
-    loss: Loss,
-    arrays: Vec<Array>,
-}
-
-impl Gradients {
-    /// Differentiates the loss of one micro-batch with respect to the parameters.
-    fn of<M>(
-        model: &mut M,
-        names: &[Rc<str>],
-        parameters: &[Array],
-        batch: &Batch,
-        key: &Array,
-    ) -> Result<Self>
-    where
-        M: BaseModel + ?Sized,
-    {
-        let loss = |parameters: &[Array]| -> Result<Vec<Array>> {
-            parameters::set(model, names, parameters)?;
-            let Loss { value, weight } = rng::scope(key, || model.batch_loss(batch))?;
-            Ok(vec![value, weight])
-        };
-        let argnums: Vec<usize> = (0..parameters.len()).collect();
-        let (values, arrays) = ffi::value_and_grad(loss, parameters, &argnums)?;
-        let Ok([value, weight]) = <[Array; 2]>::try_from(values) else {
-            return Err(Error::message("MLX lost an output of the loss function"));
-        };
-        Ok(Self { loss: Loss { value, weight }, arrays })
-    }
-
-    /// The mean over the targets of both, computed at once: what it was made of can be freed.
-    fn merge(self, other: &Self) -> Result<Self> {
-        let weight = self.loss.weight.add(&other.loss.weight)?;
-        // Where all targets of both are masked, nothing is added.
-        let positive = maximum(&weight, Array::from_f32(f32::MIN_POSITIVE))?;
-        let share = other.loss.weight.divide(positive)?.as_dtype(Dtype::Float32)?;
-        let mean = |a: &Array, b: &Array| -> Result<Array> {
-            let a = a.as_dtype(Dtype::Float32)?;
-            Ok(a.add(b.subtract(&a)?.multiply(&share)?)?)
-        };
-        let arrays = self.arrays.iter().zip(&other.arrays);
-        let arrays = arrays.map(|(a, b)| mean(a, b)).collect::<Result<Vec<_>>>()?;
-        let loss = Loss { value: mean(&self.loss.value, &other.loss.value)?, weight };
-        ffi::eval([&loss.value, &loss.weight].into_iter().chain(&arrays))?;
-        Ok(Self { loss, arrays })
-    }
-}
-
-/// Whether a scalar `()` is finite, `()` bool; NaN is not below anything.
-fn is_finite(scalar: &Array) -> Result<Array> {
-    Ok(scalar.abs()?.le(Array::from_f32(f32::MAX))?)
 }

@@ -1,6 +1,7 @@
 //! How a training step computes.
 
-use crate::{config::ModelConfig, optim::Clip};
+use super::Precision;
+use crate::{Result, config::ModelConfig, optim::Clip, train::TrainError};
 
 /// How a [`TrainStep`](super::TrainStep) computes: all but the model, the optimizer and the data.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,11 +12,13 @@ pub struct StepOptions {
     pub precision: Precision,
     /// Whether the step is traced once and replayed.
     pub compile: CompileMode,
-    /// How many combinations of input shapes and dtypes are traced; more are a mistake in most runs.
+    /// How many kinds of batches, by shape and dtype, are traced. Another kind is an error where all steps are to
+    /// be compiled, and in [`CompileMode::Auto`] runs without a trace, with a warning in the output.
     pub max_traces: usize,
     /// Whether a step whose loss or gradient norm is not finite leaves parameters and state as they were.
     pub skip_non_finite: bool,
-    /// The share of the averaged weights that a step keeps, if weights are averaged: 0.999, say.
+    /// How much of the averaged weights an update keeps, if weights are averaged: 0.999, say. The first updates
+    /// keep less, `(1 + n) / (10 + n)` at update n, so that the average forgets where training began.
     pub ema_decay: Option<f64>,
 }
 
@@ -32,22 +35,15 @@ impl Default for StepOptions {
     }
 }
 
-/// The dtypes of a training step. Loss and norms are f32 in each.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ModelConfig)]
-pub enum Precision {
-    /// The dtypes of the model, which are f32 unless it was built or loaded otherwise.
-    #[default]
-    F32,
-    /// Computes in bf16 from f32 parameters, which are updated in f32, as is the optimizer's state.
-    /// Source: Micikevicius et al., arXiv:1710.03740, section 3.1; bf16 needs no loss scale.
-    Mixed,
-    /// Keeps parameters, gradients and the optimizer's state in bf16, a third to a half of the memory; the
-    /// arithmetic of the update is f32.
-    Bf16 {
-        /// Rounds up or down by chance, so that updates smaller than a bf16 digit are not lost.
-        #[config(default = true)]
-        stochastic_rounding: bool,
-    },
+impl StepOptions {
+    pub(super) fn check(&self) -> Result<()> {
+        match self.ema_decay {
+            Some(decay) if !(0.0..1.0).contains(&decay) => {
+                Err(TrainError::EmaDecay { decay }.into())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Whether a training step is traced once by MLX's compiler and replayed.

@@ -1,8 +1,8 @@
 //! What a step leaves for a report.
 
-use crate::model::Loss;
+use crate::{Result, model::Loss};
 use mlx_rs::Array;
-use std::rc::Rc;
+use std::{fmt, rc::Rc};
 
 /// What a step leaves for a report; the arrays are evaluated, and reading them costs little.
 #[derive(Debug, Clone)]
@@ -19,6 +19,65 @@ pub struct StepOutput {
     pub finite: Array,
     /// The names of the P parameters that are trained, in natural order.
     pub parameter_names: Rc<[Rc<str>]>,
-    /// How many combinations of input shapes and dtypes have been traced; 0 where nothing is compiled.
+    /// How many kinds of batches have been traced so far; 0 where nothing is compiled.
     pub traces: usize,
+    /// Something that is no error and that a person should know; told once.
+    pub warning: Option<String>,
+}
+
+/// Which gradients of a step are not finite.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NotFiniteGradients {
+    /// The first parameter, in natural order of the names, whose gradient is not finite; `None` if all are, and
+    /// the loss is not or the norm of all together is too large for f32.
+    pub parameter: Option<Rc<str>>,
+    /// How many parameters have such a gradient.
+    pub num_affected: usize,
+    /// How many parameters are trained.
+    pub num_parameters: usize,
+}
+
+impl StepOutput {
+    /// Whether loss and gradient norm are finite, which [`StepOutput::finite`] says as an array.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn is_finite(&self) -> Result<bool> {
+        Ok(self.finite.try_item_exact::<bool>()?)
+    }
+
+    /// Which gradients are not finite.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn not_finite_gradients(&self) -> Result<NotFiniteGradients> {
+        let norms = self.grad_norms.try_as_slice::<f32>()?;
+        let pairs = self.parameter_names.iter().zip(norms);
+        let mut affected = pairs.filter(|(_, norm)| !norm.is_finite()).map(|(name, _)| name);
+        let num_affected = affected.clone().count();
+        let parameter = affected.next().cloned();
+        Ok(NotFiniteGradients { parameter, num_affected, num_parameters: norms.len() })
+    }
+}
+
+impl NotFiniteGradients {
+    /// The layer of the first such parameter: its name without the last part.
+    pub fn layer(&self) -> Option<&str> {
+        self.parameter.as_deref()?.rsplit_once('.').map(|(layer, _)| layer)
+    }
+}
+
+impl fmt::Display for NotFiniteGradients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { parameter, num_affected, num_parameters } = self;
+        match parameter {
+            None => f.write_str("the gradient of each parameter is finite by itself"),
+            Some(name) => write!(
+                f,
+                "the first gradient that is not finite is that of `{name}`; {num_affected} of {num_parameters} \
+                 are not"
+            ),
+        }
+    }
 }

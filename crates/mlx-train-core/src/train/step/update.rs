@@ -1,0 +1,136 @@
+//! From a mean gradient to new parameters: norms, clipping, the optimizer, averaged weights, and the guard
+//! against numbers that are not finite.
+
+use super::{gradients::Mean, program::Program, reader::Reader, state::Carried};
+use crate::{
+    Result,
+    model::Loss,
+    optim::{self, Clipped},
+};
+use mlx_rs::{
+    Array, Dtype,
+    ops::{minimum, select},
+};
+
+/// What a step computes besides new values.
+pub(super) struct Report {
+    pub(super) loss: Loss,
+    pub(super) grad_norm: Array,
+    pub(super) grad_norms: Array,
+    pub(super) finite: Array,
+}
+
+impl Report {
+    pub(super) fn read(arrays: &mut Reader) -> Result<Self> {
+        let loss = Loss::new(arrays.one()?, arrays.one()?);
+        let (grad_norm, grad_norms, finite) = (arrays.one()?, arrays.one()?, arrays.one()?);
+        Ok(Self { loss, grad_norm, grad_norms, finite })
+    }
+
+    pub(super) fn into_arrays(self) -> Vec<Array> {
+        let Loss { value, weight } = self.loss;
+        vec![value, weight, self.grad_norm, self.grad_norms, self.finite]
+    }
+}
+
+/// The values after an update.
+pub(super) struct Update {
+    pub(super) parameters: Vec<Array>,
+    pub(super) state: Carried,
+    pub(super) report: Report,
+    /// Whether values are put back where loss or gradients are not finite.
+    skips: bool,
+}
+
+impl Update {
+    /// `now` if the step counts, `before` if it does not.
+    pub(super) fn guard(&self, now: &Array, before: &Array) -> Result<Array> {
+        keep_unless(self.skips, &self.report.finite, now, before)
+    }
+}
+
+impl<M: ?Sized> Program<'_, M> {
+    /// Updates parameters and state once.
+    pub(super) fn update(
+        &self,
+        parameters: &[Array],
+        state: &Carried,
+        mean: &Mean,
+        learning_rate: &Array,
+    ) -> Result<Update> {
+        let precision = self.options.precision;
+        let gradients = mean.gradients.iter().map(|gradient| precision.to_gradient(gradient));
+        let gradients = gradients.collect::<Result<Vec<_>>>()?;
+        let Clipped { gradients, norms } = self.options.clip.apply(&gradients)?;
+        let finite = is_finite(&mean.loss.value)?.logical_and(is_finite(&norms.total)?)?;
+        let guard = |now: &Array, before: &Array| {
+            keep_unless(self.options.skip_non_finite, &finite, now, before)
+        };
+
+        let updates = state.updates.add(Array::from_int(1))?;
+        let wide = parameters.iter().map(|parameter| precision.to_update(parameter));
+        let wide = wide.collect::<Result<Vec<_>>>()?;
+        let moments = state.optimizer.arrays().map(|array| precision.to_update(array));
+        let moments = state.optimizer.with_arrays(moments.collect::<Result<Vec<_>>>()?)?;
+        let (wide, moments) = optim::apply(
+            &*self.optimizer,
+            &wide,
+            &gradients,
+            &moments,
+            learning_rate,
+            // As f32, the type that powers of the betas are taken in; exact to 16 million steps.
+            &updates.as_dtype(Dtype::Float32)?,
+        )?;
+
+        let (mut rounding, key) = precision.rounding(&state.key)?;
+        let mut settle = |now: &Array, before: &Array| guard(&rounding.apply(now, before)?, before);
+        let pairs = wide.iter().zip(parameters);
+        let parameters = pairs.map(|(now, before)| settle(now, before));
+        let parameters = parameters.collect::<Result<Vec<_>>>()?;
+        let pairs = moments.arrays().zip(state.optimizer.arrays());
+        let moments = pairs.map(|(now, before)| settle(now, before)).collect::<Result<Vec<_>>>()?;
+
+        let mut averages = Vec::with_capacity(state.ema.len());
+        if let Some(decay) = self.options.ema_decay {
+            let share = ema_share(decay, &updates)?;
+            for (average, parameter) in state.ema.iter().zip(&parameters) {
+                let difference = parameter.as_dtype(Dtype::Float32)?.subtract(average)?;
+                averages.push(guard(&average.add(difference.multiply(&share)?)?, average)?);
+            }
+        }
+        let state = Carried {
+            optimizer: state.optimizer.with_arrays(moments)?,
+            ema: averages,
+            updates: guard(&updates, &state.updates)?,
+            key,
+        };
+        let report = Report {
+            loss: mean.loss.clone(),
+            grad_norm: norms.total,
+            grad_norms: norms.per_parameter,
+            finite,
+        };
+        Ok(Update { parameters, state, report, skips: self.options.skip_non_finite })
+    }
+}
+
+/// What an update adds to the averages, of the difference to the new weights: `1 - decay`, and more in the
+/// first updates, whose weights are still those of a beginning.
+///
+/// The decay is `min(decay, (1 + n) / (10 + n))` at update n, as in TensorFlow's
+/// `tf.train.ExponentialMovingAverage` with `num_updates`.
+fn ema_share(decay: f64, updates: &Array) -> Result<Array> {
+    let n = updates.as_dtype(Dtype::Float32)?;
+    let early = n.add(Array::from_f32(1.0))?.divide(n.add(Array::from_f32(10.0))?)?;
+    let decay = minimum(early, Array::from_f32(decay as f32))?;
+    Ok(Array::from_f32(1.0).subtract(decay)?)
+}
+
+fn keep_unless(skips: bool, finite: &Array, now: &Array, before: &Array) -> Result<Array> {
+    if skips { Ok(select(finite, now, before)?) } else { Ok(now.clone()) }
+}
+
+/// Whether a scalar `()` is finite, `()` bool; NaN is not below anything.
+fn is_finite(scalar: &Array) -> Result<Array> {
+    Ok(scalar.abs()?.le(Array::from_f32(f32::MAX))?)
+}
