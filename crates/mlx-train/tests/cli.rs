@@ -3,6 +3,8 @@
 
 #[path = "cli/checkpoint.rs"]
 mod checkpoint;
+#[path = "cli/resume.rs"]
+mod resume;
 
 use mlx_train::{
     prelude::*,

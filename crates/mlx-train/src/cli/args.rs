@@ -15,6 +15,8 @@ pub(super) fn command(program: &str) -> clap::Command {
             train.after_help(examples(&[
                 "train --model transformer --set model.preset=tiny --set data.path=book.txt",
                 "train --config train.toml --output runs/first",
+                "train --resume runs/first",
+                "train --resume runs/first --set train.learning_rate=1e-4 --allow train.learning_rate",
             ]))
         })
         .mut_subcommand("schedule", |schedule| {
@@ -135,7 +137,7 @@ pub(super) enum ConfigCommand {
 }
 
 /// Where a run's settings come from.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct RunSource {
     /// A TOML, JSON or YAML file with the sections [model], [train] and [data]
     #[arg(short, long, value_name = "FILE")]
@@ -162,10 +164,32 @@ pub(super) struct TrainArgs {
     /// The run folder for config, weights, metrics and plots [default: runs/<model>-<config hash>]
     #[arg(short, long, value_name = "DIR")]
     pub(super) output: Option<PathBuf>,
-    /// Replace the results of an earlier run in the same folder
+    /// Replace an earlier run in the same folder, with its checkpoints
     #[arg(long)]
     pub(super) force: bool,
+    /// Go on with a run from its latest checkpoint, or from the checkpoint that is named; `latest`, or
+    /// nothing, is the run in --output or else the one below runs/ that saved last
+    #[arg(
+        long,
+        value_name = "RUN|latest",
+        num_args = 0..=1,
+        default_missing_value = LATEST,
+        conflicts_with = "force"
+    )]
+    pub(super) resume: Option<PathBuf>,
+    /// Let this setting differ from the checkpoint's (repeatable), for example train.seed
+    #[arg(long, value_name = "FIELD", requires = "resume")]
+    pub(super) allow: Vec<String>,
+    /// Try everything once: three steps, an evaluation and a checkpoint, of which nothing stays
+    #[arg(long, conflicts_with_all = ["resume", "output", "force"])]
+    pub(super) fast_dev_run: bool,
+    /// Train on the first N batches again and again, to see whether the model can learn them
+    #[arg(long, value_name = "N")]
+    pub(super) overfit_batches: Option<u64>,
 }
+
+/// What `--resume` means without a run.
+pub(super) const LATEST: &str = "latest";
 
 #[derive(Debug, Args)]
 pub(super) struct ScheduleArgs {
@@ -203,7 +227,7 @@ pub(super) struct ReportArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
-    /// The folder of a run that `train` has finished
+    /// The folder of a run, or of one of its checkpoints
     pub(super) run: PathBuf,
     /// The text to continue
     #[arg(short, long, default_value = "\n")]

@@ -1,4 +1,4 @@
-//! `generate`: text from a model that `train` has left in a run folder.
+//! `generate`: text from a model that `train` has left in a run folder, finished or not.
 
 use super::{
     Failure::{self, Failed, Refused},
@@ -11,9 +11,13 @@ use crate::{
     generate::{GenerateError, GenerateOptions, Sampler, generate},
     model::BaseModel,
     run::RunFolder,
-    store::{LoadOptions, load_weights},
+    store::{CheckpointError, LoadOptions, Location, load_weights},
 };
-use std::{io::Write, ops::ControlFlow};
+use std::{
+    io::Write,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 /// As in Python's mlx-lm.
 const DEFAULT_MAX_TOKENS: usize = 256;
@@ -60,10 +64,10 @@ pub(super) fn run(args: &GenerateArgs, out: &mut impl Write) -> Result<(), Failu
     Ok(writeln!(out)?)
 }
 
-/// The trained model of a run folder.
+/// The model of a run that has finished, or of a checkpoint.
 fn load(args: &GenerateArgs) -> Result<Box<dyn BaseModel>> {
-    let folder = RunFolder::open(&args.run)?;
-    let source = RunSource { config: Some(folder.config()), model: None, set: Vec::new() };
+    let (config, weights) = find(&args.run)?;
+    let source = RunSource { config: Some(config), model: None, set: Vec::new() };
     let settings = Settings::resolve(&source)?;
     if settings.data.kind != DataKind::Text {
         return Err(Error::message(format!(
@@ -72,6 +76,19 @@ fn load(args: &GenerateArgs) -> Result<Box<dyn BaseModel>> {
         )));
     }
     let mut model = settings.model.build()?;
-    load_weights(model.as_mut(), folder.weights(), &LoadOptions::default())?;
+    load_weights(model.as_mut(), weights, &LoadOptions::default())?;
     Ok(model)
+}
+
+/// The settings and the weights of a run; those of its latest checkpoint until it has finished.
+fn find(path: &Path) -> Result<(PathBuf, PathBuf)> {
+    let unfinished = match RunFolder::open(path) {
+        Ok(folder) => return Ok((folder.config(), folder.weights())),
+        Err(error) => error,
+    };
+    match Location::find(path).and_then(Location::entry) {
+        Ok(checkpoint) => Ok((checkpoint.path.join("config.json"), checkpoint.path)),
+        Err(Error::Checkpoint(CheckpointError::NotFound { .. })) => Err(unfinished),
+        Err(error) => Err(error),
+    }
 }

@@ -10,10 +10,12 @@ mod config;
 mod data;
 mod generate;
 mod models;
+mod origin;
 mod plot;
 mod report;
 mod schedule;
 mod settings;
+mod signals;
 mod train;
 
 use crate::{Error, Result};

@@ -2,29 +2,49 @@
 
 use super::{
     Failure,
-    args::TrainArgs,
+    args::{RunSource, TrainArgs},
     data::{Data, DataKind},
+    origin::{Origin, RUNS, new_folder, resume_command},
     program_name,
     settings::Settings,
+    signals::stop_on_signal,
 };
 use crate::{
     Error, Result,
+    data::DataError,
     mlx_rs::{memory::memory_limit, module::ModuleParamRef},
     model::BaseModel,
     profile::{Bytes, Memory, TransformerFlops},
     rng,
     run::{RunFolder, RunRecorder},
-    store::save_weights,
+    store::{Checkpoints, save_weights},
     summary::Summary,
-    train::{Trainer, accuracy},
+    train::{
+        Event, Outcome, Resume, RunDescription, StopReason, TrainError, Trained, Trainer, accuracy,
+    },
 };
 use serde_json::Value;
-use std::{io::Write, path::PathBuf, time::Instant};
+use std::{
+    io::{Write, stderr},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+use tempfile::TempDir;
 
 pub(super) fn run(args: &TrainArgs, out: &mut impl Write) -> Result<(), Failure> {
     let run = Run::prepare(args).map_err(Failure::Refused)?;
-    let report = run.train().map_err(Failure::Failed)?;
+    let report = run.train().map_err(failure)?;
     Ok(writeln!(out, "{report}")?)
+}
+
+/// A checkpoint that does not fit is refused before anything is computed or written.
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::Train(TrainError::ConfigChanged { .. } | TrainError::StateMismatch { .. })
+        | Error::Data(DataError::Position { .. })
+        | Error::Checkpoint(_) => Failure::Refused(error),
+        _ => Failure::Failed(error),
+    }
 }
 
 /// Everything that a run needs, checked.
@@ -33,30 +53,44 @@ struct Run {
     data: Data,
     model: Box<dyn BaseModel>,
     folder: RunFolder,
+    checkpoints: Checkpoints,
+    resume: Option<Resume>,
+    allowed: Vec<String>,
+    /// The folder of a trial, which goes when this does.
+    _trial: Option<TempDir>,
 }
 
 impl Run {
     fn prepare(args: &TrainArgs) -> Result<Self> {
-        let settings = Settings::resolve(&args.run)?;
+        let origin = Origin::of(args)?;
+        let settings = Settings::resolve(&source(args, origin.as_ref()))?;
         let data = settings.data.load()?;
         let mut model = rng::scope(&rng::key(settings.train.seed)?, || settings.model.build())?;
         check_language_model(&settings, model.as_mut())?;
         check_memory(model.as_ref())?;
         check_data(&settings, &data, model.as_mut())?;
 
-        let default = || {
-            let name = settings.model.model().name();
-            PathBuf::from("runs").join(format!("{name}-{}", settings.hash()))
+        let (mut resume, mut trial) = (None, None);
+        let (folder, checkpoints) = if let Some(origin) = origin {
+            resume = Some(origin.resume);
+            (origin.folder, origin.checkpoints)
+        } else {
+            let path = if settings.train.fast_dev_run {
+                trial.insert(trial_folder()?).path().to_owned()
+            } else {
+                args.output.clone().unwrap_or_else(|| default_folder(&settings))
+            };
+            let (folder, checkpoints) = new_folder(path, args.force)?;
+            folder.write_config(&settings.to_toml()?)?;
+            (folder, checkpoints)
         };
-        let folder = args.output.clone().unwrap_or_else(default);
-        let folder = RunFolder::create(folder, args.force)?;
-        folder.write_config(&settings.to_toml()?)?;
-        Ok(Self { settings, data, model, folder })
+        let allowed = args.allow.clone();
+        Ok(Self { settings, data, model, folder, checkpoints, resume, allowed, _trial: trial })
     }
 
     /// Trains, saves, and tells the results.
     fn train(self) -> Result<String> {
-        let Self { settings, data, mut model, folder } = self;
+        let Self { settings, data, mut model, folder, .. } = self;
         let name = settings.model.model().name();
         let mut recorder = RunRecorder::new(folder.clone()).title(name).unit(data.unit);
         if let Some((label, loss)) = &data.reference {
@@ -70,22 +104,47 @@ impl Run {
         }
         let began = Instant::now();
         Memory::reset_peak()?;
+        let mut unsaved = None;
         let mut trainer = Trainer::new(&mut model, settings.train.clone())?
             .evaluate_on(&*data.held_out)
-            .on_event(|event| recorder.record(event));
+            .checkpoints(self.checkpoints)
+            .describe(RunDescription::new(name, settings.to_json()))
+            .allow(self.allowed)
+            .stop_on(stop_on_signal()?)
+            .on_event(|event| {
+                recorder.record(event);
+                match event {
+                    Event::Resumed { .. } => keep_config(&folder, &settings),
+                    Event::CheckpointFailed { step, .. } => unsaved = Some(*step),
+                    Event::CheckpointSaved { .. } => unsaved = None,
+                    _ => {}
+                }
+            });
+        if let Some(resume) = self.resume {
+            trainer = trainer.resume(resume);
+        }
         if settings.data.kind == DataKind::Idx {
             trainer = trainer.metric("accuracy", accuracy);
         }
-        let history = recorder.end(trainer.run(data.training))?.history;
-        save_weights(model.as_ref(), folder.weights())?;
+        let Trained { history, step, outcome } = recorder.end(trainer.run(data.training))?;
 
+        if settings.train.fast_dev_run {
+            return Ok(format!("Tried {name}: it trains, and nothing of the trial was kept"));
+        }
+        if let Outcome::Stopped { reason: StopReason::Signal, .. } = outcome {
+            return stopped(step, unsaved, &folder);
+        }
+        save_weights(model.as_ref(), folder.weights())?;
         let peak_bytes = Memory::now()?.peak_bytes;
         let mut summary =
             Summary::new(format!("Trained {name}")).history(&history, began.elapsed(), peak_bytes);
         if let Some((label, loss)) = data.reference {
             summary = summary.row(label, format!("{loss:.4}"));
         }
-
+        if let Outcome::Stopped { reason, .. } = outcome {
+            summary = summary
+                .row("stopped", format!("{reason}; go on with {}", resume_command(folder.path())));
+        }
         let path = folder.path().display();
         let report = folder.report();
         let summary = summary.row("run folder", &path).row("report", report.display());
@@ -93,6 +152,52 @@ impl Run {
             Some(_) => format!("{summary}\nNext: {} generate {path}", program_name()),
             None => summary.to_string(),
         })
+    }
+}
+
+/// What a run that was asked to stop leaves.
+fn stopped(step: u64, unsaved: Option<u64>, folder: &RunFolder) -> Result<String> {
+    let command = resume_command(folder.path());
+    if unsaved == Some(step) {
+        return Err(Error::message(format!(
+            "the run stopped after step {step}, which could not be saved; `{command}` goes on from the \
+             checkpoint before it"
+        )));
+    }
+    Ok(format!("Stopped after step {step} and saved it\n\nGo on with:\n  {command}"))
+}
+
+/// Where the settings come from: a run that goes on has those of its checkpoint.
+fn source(args: &TrainArgs, origin: Option<&Origin>) -> RunSource {
+    let mut source = args.run.clone();
+    if let Some(origin) = origin.filter(|_| source.config.is_none() && source.model.is_none()) {
+        source.config = Some(origin.config.clone());
+    }
+    source.set.extend(args.fast_dev_run.then(|| "train.fast_dev_run=true".into()));
+    let overfit = args.overfit_batches;
+    source.set.extend(overfit.map(|batches| format!("train.overfit_batches={batches}")));
+    source
+}
+
+fn default_folder(settings: &Settings) -> PathBuf {
+    let name = settings.model.model().name();
+    Path::new(RUNS).join(format!("{name}-{}", settings.hash()))
+}
+
+fn trial_folder() -> Result<TempDir> {
+    TempDir::with_prefix("mlx-train-").map_err(|error| {
+        Error::message(format!("cannot make a temporary folder for a trial: {error}"))
+    })
+}
+
+/// Writes the settings that a run goes on with; checkpoints have them too, so the run does not depend on it.
+fn keep_config(folder: &RunFolder, settings: &Settings) {
+    let written = settings.to_toml().and_then(|text| folder.write_config(&text));
+    if let Err(error) = written {
+        _ = writeln!(
+            stderr(),
+            "warning: the run goes on, but its config file is not written: {error}"
+        );
     }
 }
 
