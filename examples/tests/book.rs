@@ -9,9 +9,13 @@ use mlx_train::{
     models::{mlp::MlpConfig, transformer::TransformerConfig},
     prelude::*,
     run::{RunFolder, RunRecorder},
-    store::{LoadOptions, load_weights, save_weights},
+    store::{
+        Check, CheckpointConfig, Checkpoints, LoadOptions, Location, Saver, Snapshot, load_weights,
+        save_weights,
+    },
     train::{Event, accuracy},
 };
+use serde_json::json;
 use std::ops::ControlFlow;
 
 fn small_transformer() -> Result<Box<dyn BaseModel>> {
@@ -203,6 +207,52 @@ fn weights_and_generation() -> Result<()> {
     let tokens = generate(model, &prompt, &options, |_token| ControlFlow::Continue(()))?;
     // ANCHOR_END: generate
     assert_eq!(tokens.len(), 20);
+    Ok(())
+}
+
+#[test]
+fn checkpoints() -> Result<()> {
+    let run = tempfile::tempdir().map_err(|error| Error::message(error.to_string()))?;
+    let run = run.path();
+    let mut model = small_transformer()?;
+    let momentum = Array::from_slice(&[0.5_f32], &[1]);
+    // ANCHOR: checkpoint_save
+    let checkpoints = Checkpoints::create(run.join("checkpoints"))?;
+    let mut saver = Saver::new(checkpoints, &CheckpointConfig::default())?;
+    for step in [1000_u32, 2000] {
+        // … train, then:
+        saver.save(|| {
+            let weights = model.parameters().flatten();
+            let weights = weights.iter().map(|(name, &array)| (&**name, array));
+            Ok(Snapshot {
+                model: "transformer".into(),
+                progress: json!({ "rows": 32 * step }),
+                metric: Some(1.0 / f64::from(step)),
+                ..Snapshot::take(u64::from(step), weights, [("momentum", &momentum)])?
+            })
+        })?;
+        for outcome in saver.finished() {
+            outcome.result?; // or tell that it failed, and go on
+        }
+    }
+    let outcomes = saver.finish();
+    // ANCHOR_END: checkpoint_save
+    assert!(outcomes.into_iter().all(|outcome| outcome.result.is_ok()));
+
+    // ANCHOR: checkpoint_load
+    let checkpoints = Checkpoints::open(run.join("checkpoints"))?;
+    let loaded = checkpoints.load_latest(Check::Hashes)?;
+    assert_eq!((loaded.manifest.step, &loaded.progress["rows"]), (2000, &json!(64_000)));
+
+    // Weights alone: of the best checkpoint, or of the latest of a run.
+    let best = checkpoints.best()?.ok_or_else(|| Error::message("nothing was measured"))?;
+    load_weights(&mut model, &best.path, &LoadOptions::default())?;
+    load_weights(&mut model, run, &LoadOptions::default())?;
+
+    // What a path that a person typed stands for: a run, its checkpoints, or one of them.
+    let manifest = Location::find(run)?.entry()?.verify(Check::Hashes)?;
+    // ANCHOR_END: checkpoint_load
+    assert_eq!(manifest.step, 2000);
     Ok(())
 }
 

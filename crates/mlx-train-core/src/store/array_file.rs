@@ -20,6 +20,7 @@ use std::{
     fs::{self, File},
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
+    thread,
 };
 
 /// The bytes before the header, which hold its length.
@@ -30,6 +31,9 @@ pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// How much of an array passes through host memory at once; a multiple of every element's size.
 pub(super) const PART_BYTES: usize = if cfg!(test) { 16 } else { 1 << 28 };
+
+/// From how many bytes on a thread saves more time than it takes to start.
+const WORTH_A_THREAD: usize = if cfg!(test) { 8 } else { 1 << 20 };
 
 // Arrays are copied as MLX keeps them in memory; the format is little-endian.
 #[cfg(target_endian = "big")]
@@ -128,7 +132,7 @@ impl ArrayFile {
         let info = self.header.info(name).ok_or_else(|| {
             self.damaged(format!("it has no array `{name}`; `ArrayFile::names` lists those it has"))
         })?;
-        self.read_bytes(name, info, |_| ())
+        self.read_bytes(name, info, &mut Vec::new(), None)
     }
 
     /// Finds out whether [`ArrayFile::read`] would succeed, but for the disk and for MLX.
@@ -150,20 +154,22 @@ impl ArrayFile {
         let mut infos: Vec<(String, &TensorInfo)> = self.header.tensors().into_iter().collect();
         infos.sort_by_key(|(_, info)| info.data_offsets);
         let mut hasher = self.hasher.clone();
+        let mut buffer = Vec::new();
         let mut arrays = Vec::with_capacity(infos.len());
         for (name, info) in infos {
-            let array = self.read_bytes(&name, info, |bytes| hasher.update(bytes))?;
+            let array = self.read_bytes(&name, info, &mut buffer, Some(&mut hasher))?;
             arrays.push((name, array));
         }
         Ok((arrays, hasher))
     }
 
-    /// Reads one array, and shows its bytes to `see` on their way.
+    /// Reads one array through `buffer`, and shows its bytes to `hasher` on their way.
     fn read_bytes(
         &self,
         name: &str,
         info: &TensorInfo,
-        mut see: impl FnMut(&[u8]) + Send,
+        buffer: &mut Vec<u8>,
+        mut hasher: Option<&mut Sha256>,
     ) -> Result<Array> {
         let (dtype, shape) = mlx_dtype(info.dtype)
             .zip(mlx_shape(&info.shape))
@@ -171,20 +177,32 @@ impl ArrayFile {
         let (begin, end) = info.data_offsets;
 
         let mut array = ArrayBuilder::new(dtype);
-        let mut buffer = Vec::new();
         let mut file = &self.file;
         file.seek(SeekFrom::Start(self.data_start + begin as u64))
             .map_err(FileError::read(&self.path))?;
         for part in (begin..end).step_by(PART_BYTES) {
             buffer.resize(PART_BYTES.min(end - part), 0);
-            file.read_exact(&mut buffer).map_err(FileError::read(&self.path))?;
+            file.read_exact(buffer).map_err(FileError::read(&self.path))?;
             // Any other value would be undefined behaviour in whoever reads it as a `bool`.
             if dtype == Dtype::Bool && buffer.iter().any(|&byte| byte > 1) {
                 let problem = format!("`{name}` has a bool that is neither 0 nor 1; {AGAIN}");
                 return Err(self.damaged(problem));
             }
-            see(&buffer);
-            array.push(&buffer)?;
+            let Some(hasher) = hasher.as_deref_mut() else {
+                array.push(buffer)?;
+                continue;
+            };
+            // While one thread hashes, this one copies.
+            let (is_done, pushed) = thread::scope(|scope| {
+                let hash = || hasher.update(&*buffer);
+                let is_done = buffer.len() >= WORTH_A_THREAD
+                    && thread::Builder::new().spawn_scoped(scope, hash).is_ok();
+                (is_done, array.push(buffer))
+            });
+            if !is_done {
+                hasher.update(&*buffer);
+            }
+            pushed?;
         }
         array.finish(&shape)
     }

@@ -179,19 +179,15 @@ fn write_file(path: &Path, parts: &[&[u8]]) -> Result<FileEntry, FileError> {
         }
         hex(&hasher.finalize())
     };
-    // For a few kilobytes a thread costs more than it saves.
-    if bytes < BUFFER_BYTES as u64 {
-        write().map_err(FileError::write(path))?;
-        return Ok(FileEntry { bytes, sha256: hash() });
-    }
     let (written, sha256) = thread::scope(|scope| {
-        let hashing = scope.spawn(hash);
-        let written = write();
-        (written, hashing.join())
+        // For a few kilobytes a thread costs more than it saves.
+        let hashing = (bytes >= BUFFER_BYTES as u64)
+            .then(|| thread::Builder::new().spawn_scoped(scope, hash).ok())
+            .flatten();
+        (write(), hashing.and_then(|thread| thread.join().ok()))
     });
     written.map_err(FileError::write(path))?;
-    // A hash cannot panic; were it to, the file is hashed again.
-    Ok(FileEntry { bytes, sha256: sha256.unwrap_or_else(|_| hash()) })
+    Ok(FileEntry { bytes, sha256: sha256.unwrap_or_else(hash) })
 }
 
 /// Makes the names in a folder last; only Unix can sync a folder.
