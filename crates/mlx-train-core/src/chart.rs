@@ -451,8 +451,9 @@ fn average_blocks(pixels: &[u8]) -> Vec<u8> {
             }
             for (index, value) in small.iter_mut().enumerate() {
                 let at = index + index / 3 * 3;
-                let block = [upper[at], upper[at + 3], lower[at], lower[at + 3]];
-                *value = (block.into_iter().map(u16::from).sum::<u16>() / 4) as u8;
+                let [a, b, c, d] =
+                    [upper[at], upper[at + 3], lower[at], lower[at + 3]].map(u16::from);
+                *value = ((a + b + c + d) / 4) as u8;
             }
         }
     }

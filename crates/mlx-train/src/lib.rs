@@ -79,6 +79,7 @@
 extern crate self as mlx_train;
 
 pub mod cli;
+mod clock;
 pub mod prelude;
 pub mod progress;
 pub mod run;

@@ -1,8 +1,9 @@
 //! What a person sees while a model trains: a bar on a terminal, plain lines elsewhere.
 
 use crate::{
+    clock::duration,
     profile::{Bytes, Memory},
-    run::{Entry, duration},
+    run::Entry,
     train::{Event, StepReport},
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};

@@ -2,9 +2,9 @@
 //!
 //! Nothing is taken out of it: a resume that goes back to an earlier step is one more event.
 
-use super::{clock, lines};
+use super::lines;
 use crate::{
-    Result,
+    Result, clock,
     profile::Bytes,
     progress::grouped,
     train::{Best, Event, Finished, Outcome, SkippedStep, Spike},

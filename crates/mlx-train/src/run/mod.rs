@@ -5,8 +5,6 @@
 
 mod about;
 mod charts;
-mod checkpoints;
-mod clock;
 mod environment;
 mod journal;
 mod lines;
@@ -16,7 +14,6 @@ mod report;
 
 pub use about::{About, Session};
 pub use charts::Plot;
-pub(crate) use clock::duration;
 pub use environment::Environment;
 pub use journal::{Entry, EventKind, Status};
 pub use metrics::Metrics;

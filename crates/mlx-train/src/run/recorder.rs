@@ -3,18 +3,17 @@
 use super::{
     About, Environment, RunFolder, Session,
     charts::HELD_OUT,
-    clock,
     journal::{Entry, EventKind},
     lines::{Line, Lines},
 };
 use crate::{
-    Error, Result,
+    Error, Result, clock,
     ffi::device_info,
     mlx_rs::Dtype,
     profile::{Memory, peak_flops},
     progress::Progress,
     tensorboard::EventFile,
-    train::{Evaluation, Event, Started, StepReport},
+    train::{Evaluation, Event, Precision, Started, StepReport},
 };
 use serde_json::Value;
 use std::{
@@ -68,6 +67,8 @@ struct State {
 struct Begun {
     session: Session,
     entry: Option<Entry>,
+    /// In which it computes.
+    dtype: Dtype,
 }
 
 /// The files that grow.
@@ -147,7 +148,7 @@ impl RunRecorder {
     }
 
     /// Sets the device's peak in floating-point operations per second, unless it is that of
-    /// [`peak_flops`] for f32.
+    /// [`peak_flops`] for the precision of the run.
     #[must_use]
     pub fn peak_flops(mut self, flops_per_second: f64) -> Self {
         self.peak_flops = Some(flops_per_second);
@@ -199,7 +200,14 @@ impl RunRecorder {
 
     fn write(&self, state: &mut State, event: &Event<'_>) -> Result<()> {
         if let Event::Started(started) = event {
-            let begun = Begun { session: session(started), entry: Entry::of(event) };
+            let begun = Begun {
+                session: session(started),
+                entry: Entry::of(event),
+                dtype: match started.config.precision {
+                    Precision::F32 => Dtype::Float32,
+                    Precision::Mixed | Precision::Bf16 { .. } => Dtype::Bfloat16,
+                },
+            };
             *state = State { begun: Some(begun), ..State::default() };
             return Ok(());
         }
@@ -286,8 +294,7 @@ impl RunRecorder {
         }
         let table = format!("| | |\n|---|---|\n{}", environment.concat());
         tensorboard.text(first_step, "environment", &table)?;
-        let peak_flops =
-            self.peak_flops.or_else(|| peak_flops(&device_info().ok()?, Dtype::Float32));
+        let peak_flops = self.peak_flops.or_else(|| peak_flops(&device_info().ok()?, begun.dtype));
         Ok(Files { metrics, journal, tensorboard, peak_flops })
     }
 

@@ -82,12 +82,15 @@ fn parse(text: &str) -> Result<Vec<Pin>, String> {
 }
 
 fn parse_pin(line: &str) -> Result<Pin, String> {
-    let mut words = line.split_whitespace();
-    let first = words.next().unwrap_or_default();
+    let (requirement, options) = line.split_at(line.find(" --").unwrap_or(line.len()));
+    // What comes after a `;` says which Pythons the line is for; pip decides on that.
+    let first = requirement.split(';').next().unwrap_or_default().trim();
     let (name, version) = first
         .split_once("==")
+        .filter(|(_, version)| !version.contains(char::is_whitespace))
         .ok_or_else(|| format!("`{first}` is not pinned as name==version"))?;
-    let hashes: Vec<String> = words.map(parse_hash).collect::<Result<_, _>>()?;
+    let hashes: Vec<String> =
+        options.split_whitespace().map(parse_hash).collect::<Result<_, _>>()?;
     if hashes.is_empty() {
         return Err(format!("`{first}` has no --hash=sha256:…"));
     }
@@ -144,12 +147,22 @@ mod tests {
     }
 
     #[test]
+    fn a_line_may_be_for_some_pythons_alone() {
+        let hash = "ab".repeat(32);
+        let text =
+            format!("numpy==2.2.6 ; python_version < \"3.11\" \\\n    --hash=sha256:{hash}\n");
+        let pins = parse(&text).expect("well formed");
+        assert_eq!((pins[0].name.as_str(), pins[0].version.as_str()), ("numpy", "2.2.6"));
+    }
+
+    #[test]
     fn unpinned_or_unhashed_requirements_are_refused() {
         for (text, complaint) in [
             ("mlx>=1.2", "not pinned"),
             ("mlx==1.2", "no --hash"),
             ("mlx==1.2 --hash=sha256:abc", "64 hexadecimal"),
             ("mlx==1.2 --pre", "64 hexadecimal"),
+            ("mlx==1.2 scipy --hash=sha256:abc", "not pinned"),
         ] {
             let refused = parse(text).expect_err(text);
             assert!(refused.contains(complaint), "{refused}");

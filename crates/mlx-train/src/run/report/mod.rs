@@ -7,11 +7,16 @@ mod html;
 use super::{
     About, Entry, EventKind, Metrics, RunFolder, Session, Status,
     charts::{self, HELD_OUT, Plot},
-    checkpoints,
-    clock::{duration, utc},
     journal,
 };
-use crate::{Result, file::FileError, profile::Bytes, progress::grouped};
+use crate::{
+    Result,
+    clock::{duration, utc},
+    file::FileError,
+    profile::Bytes,
+    progress::grouped,
+    store::Checkpoints,
+};
 use html::Html;
 use std::{fs, io::ErrorKind};
 
@@ -30,7 +35,7 @@ pub(super) fn page(folder: &RunFolder) -> Result<String> {
         numbers(&about, &metrics),
         Html::section("Curves", vec![curves(&about, &metrics)?]),
         Html::section("Events", vec![event_table(&events), damage(&metrics)]),
-        Html::section("Checkpoints", vec![checkpoint_table(folder)]),
+        Html::section("Checkpoints", vec![checkpoint_table(folder)?]),
         Html::section("Environment", environment(&about)),
         Html::section("Settings", vec![settings(folder)?]),
         footer(folder),
@@ -87,11 +92,11 @@ fn header(title: &str, about: &About, metrics: &Metrics, events: &[Entry], statu
         (None, _) => say("no numbers yet".into()),
     }
     if let Some(session) = about.sessions.first() {
-        say(format!("began {}", utc(session.started)));
+        say(format!("began {} UTC", utc(session.started as u64)));
     }
     let times = [metrics.last("time"), events.last().map(|event| event.time)];
     if let Some(time) = times.into_iter().flatten().reduce(f64::max) {
-        say(format!("last heard of {}", utc(time)));
+        say(format!("last heard of {} UTC", utc(time as u64)));
     }
     let failure = events.iter().rev().find(|event| event.kind == EventKind::Failed);
     let reason = match failure.filter(|_| status == Status::Failed) {
@@ -199,10 +204,10 @@ fn event_table(events: &[Entry]) -> Html {
             kind
         };
         let step = event.step.map(grouped).unwrap_or_default();
-        vec![Html::text(&utc(event.time)), Html::text(&step), kind, Html::text(&event.text)]
+        vec![Html::text(&utc(event.time as u64)), Html::text(&step), kind, Html::text(&event.text)]
     });
     let table = Html::table(
-        &["time", "step", "event", ""],
+        &["time (UTC)", "step", "event", ""],
         &["nowrap", "number", "nowrap", "text"],
         rows.collect(),
     );
@@ -222,11 +227,34 @@ fn damage(metrics: &Metrics) -> Html {
     Html::element("p class=\"trouble\"", [Html::text(&note)])
 }
 
-fn checkpoint_table(folder: &RunFolder) -> Html {
-    let rows = checkpoints::list(&folder.checkpoints()).into_iter().map(|checkpoint| {
-        vec![Html::text(&checkpoint.name), Html::text(&Bytes(checkpoint.bytes).to_string())]
+/// The checkpoints as far as their manifests tell; `checkpoint verify` looks closer.
+fn checkpoint_table(folder: &RunFolder) -> Result<Html> {
+    // A run without checkpoints has no such folder.
+    let Ok(checkpoints) = Checkpoints::open(folder.checkpoints()) else {
+        return Ok(Html::default());
+    };
+    let marks = [("latest", checkpoints.latest()?), ("best", checkpoints.best()?)];
+    let marks = marks.map(|(mark, entry)| (mark, entry.map(|entry| entry.step)));
+    let rows = checkpoints.list()?.into_iter().map(|entry| {
+        let of_entry = marks.iter().filter(|(_, step)| *step == Some(entry.step));
+        let marks = of_entry.map(|(mark, _)| *mark).collect::<Vec<_>>().join(", ");
+        let cells = match &entry.manifest {
+            Ok(manifest) => {
+                let metric = manifest.metric.as_ref();
+                let metric = metric.map(|metric| format!("{} {:.4}", metric.name, metric.value));
+                let size = Bytes(manifest.num_bytes()).to_string();
+                [utc(manifest.saved_at_seconds), size, metric.unwrap_or_default(), marks]
+            }
+            Err(error) => [String::new(), String::new(), String::new(), error.to_string()],
+        };
+        let step = Html::text(&grouped(entry.step));
+        [step].into_iter().chain(cells.iter().map(|cell| Html::text(cell))).collect()
     });
-    Html::table(&["folder", "size"], &["", "number"], rows.collect())
+    Ok(Html::table(
+        &["step", "saved (UTC)", "size", "metric", ""],
+        &["number", "nowrap", "number", "nowrap", ""],
+        rows.collect(),
+    ))
 }
 
 fn environment(about: &About) -> Vec<Html> {
@@ -237,12 +265,15 @@ fn environment(about: &About) -> Vec<Html> {
     if !earlier.is_empty() {
         let row = |session: &Session| {
             let command = session.environment.command_line();
-            let began = utc(session.started);
+            let began = utc(session.started as u64);
             vec![Html::text(&began), Html::text(&grouped(session.first_step)), Html::text(&command)]
         };
         let rows = earlier.iter().map(row).collect();
-        let table =
-            Html::table(&["began", "at step", "command"], &["nowrap", "number", "text"], rows);
+        let table = Html::table(
+            &["began (UTC)", "at step", "command"],
+            &["nowrap", "number", "text"],
+            rows,
+        );
         let summary = Html::element("summary", [Html::text("Earlier processes of this run")]);
         parts.push(Html::element("details", [summary, table]));
     }

@@ -1,13 +1,17 @@
 //! What a run leaves in its folder, from the events of a trainer.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod tensorboard;
+
 use mlx_train::{
-    Error, Result,
+    data::InMemory,
+    prelude::*,
     profile::Memory,
     run::{Metrics, RunFolder, RunRecorder},
+    store::Checkpoints,
     train::{
-        Evaluation, Event, Finished, History, Outcome, Spike, Started, StepReport, StepSeconds,
-        TrainConfig,
+        Evaluation, Event, Finished, History, Outcome, Resume, Spike, Started, StepReport,
+        StepSeconds, StopSignal, Trained,
     },
 };
 use serde_json::Value;
@@ -70,6 +74,11 @@ fn finish(recorder: &RunRecorder, step: u64) {
         history: &history,
         outcome: &outcome,
     }));
+}
+
+/// Ends like a process that is killed: nothing is dropped, no page or plot is written.
+fn kill(recorder: RunRecorder) {
+    std::mem::forget(recorder);
 }
 
 fn recorder(folder: &RunFolder) -> RunRecorder {
@@ -144,8 +153,7 @@ fn a_resumed_run_cuts_later_steps_and_the_line_that_a_kill_tore() {
     let killed = recorder(&folder);
     begin(&killed, None);
     steps(&killed, 1..=20);
-    // A killed process drops nothing.
-    std::mem::forget(killed);
+    kill(killed);
     let torn = fs::read_to_string(folder.metrics()).unwrap() + "{\"step\":22,\"lo";
     fs::write(folder.metrics(), torn).unwrap();
 
@@ -168,7 +176,7 @@ fn a_new_run_in_the_folder_of_another_keeps_nothing_of_its_records() {
     let first_recorder = recorder(&first);
     begin(&first_recorder, None);
     steps(&first_recorder, 1..=20);
-    drop(first_recorder);
+    kill(first_recorder);
     let refused = RunFolder::create(at.path(), false).unwrap_err().to_string();
     assert!(refused.contains("has not finished") && refused.contains("--force"), "{refused}");
 
@@ -181,6 +189,7 @@ fn a_new_run_in_the_folder_of_another_keeps_nothing_of_its_records() {
         .unwrap()
         .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("tfevents"));
     assert_eq!(event_files.count(), 1);
+    kill(second_recorder);
 }
 
 #[test]
@@ -193,6 +202,7 @@ fn a_run_that_rolls_back_never_goes_backwards_in_its_metrics() {
     recorder.record(&Event::RolledBack { from: 21, to: 8, reason: "the loss is NaN" });
     steps(&recorder, 9..=12);
     assert_eq!(recorded_steps(&folder), [2, 4, 6, 8, 10, 12]);
+    kill(recorder);
 }
 
 #[test]
@@ -243,7 +253,11 @@ fn the_page_is_whole_by_itself_and_escapes_what_comes_from_outside() {
     let folder = RunFolder::create(at.path(), false).unwrap();
     let hostile = "</style></title><script>alert(1)</script><img src=x onerror=alert(2)>";
     folder.write_config(&format!("# {hostile}\n[train]\nsteps = 1\n")).unwrap();
-    fs::create_dir_all(folder.checkpoints().join("step-<b>")).unwrap();
+    // The text of a damaged manifest may end up in a message.
+    let damaged = folder.checkpoints().join("step-00000002");
+    fs::create_dir_all(&damaged).unwrap();
+    fs::write(damaged.join("manifest.json"), hostile).unwrap();
+    fs::write(folder.checkpoints().join("run.json"), hostile).unwrap();
     let recorder = RunRecorder::new(folder.clone())
         .title(hostile)
         .unit(hostile)
@@ -281,8 +295,6 @@ fn the_page_of_a_run_tells_how_it_went() {
     let at = tempfile::tempdir().unwrap();
     let folder = RunFolder::create(at.path(), false).unwrap();
     folder.write_config("[train]\nsteps = 40\n").unwrap();
-    fs::create_dir_all(folder.checkpoints().join("step-20")).unwrap();
-    fs::write(folder.checkpoints().join("step-20/model.safetensors"), [0; 2048]).unwrap();
     let recorder = recorder(&folder).reference("bigram entropy", 2.5);
     begin(&recorder, None);
     steps(&recorder, 1..=20);
@@ -297,7 +309,7 @@ fn the_page_of_a_run_tells_how_it_went() {
     finish(&recorder, 40);
     let page = fs::read_to_string(folder.report()).unwrap();
     insta::with_settings!({filters => vec![
-        (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "[time]"),
+        (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "[time]"),
     ]}, {
         insta::assert_snapshot!(text_of(&page));
     });
@@ -324,11 +336,8 @@ fn text_of(page: &str) -> String {
         .join("\n")
 }
 
-#[test]
-fn a_real_run_is_recorded_in_two_lines() -> Result<()> {
-    use mlx_train::{data::InMemory, prelude::*};
-    let at = tempfile::tempdir().unwrap();
-    let folder = RunFolder::create(at.path(), false)?;
+/// Trains six steps into a folder, or until `stop_at`; goes on from a checkpoint if there is one.
+fn train(folder: &RunFolder, stop_at: Option<u64>) -> Result<Trained> {
     let x = Array::from_slice(&[0.0_f32, 1.0, 2.0, 3.0], &[2, 2]);
     let y = Array::from_slice(&[0_i32, 1], &[2]);
     let mut model = ModelRegistry::get_model("mlp")?.build([
@@ -337,11 +346,37 @@ fn a_real_run_is_recorded_in_two_lines() -> Result<()> {
         "output_size=2",
     ])?;
     let config = TrainConfig { steps: 6, batch_size: 2, log_every: 2, ..TrainConfig::default() };
+    let stop = StopSignal::new();
     let recorder = RunRecorder::new(folder.clone()).quiet();
-    let trainer = Trainer::new(&mut model, config)?.on_event(|event| recorder.record(event));
-    let outcome = recorder.end(trainer.run(InMemory::new(x, y)?))?;
-    assert_eq!(outcome.step, 6);
-    assert_eq!(recorded_steps(&folder), [2, 4, 6]);
-    assert!(fs::read_to_string(folder.report()).unwrap().contains("finished"));
+    let mut trainer = Trainer::new(&mut model, config)?.stop_on(stop.clone()).on_event(|event| {
+        recorder.record(event);
+        if matches!(event, Event::Step(report) if Some(report.step) == stop_at) {
+            stop.request();
+        }
+    });
+    trainer = match Checkpoints::open(folder.checkpoints()) {
+        Ok(checkpoints) => trainer.checkpoints(checkpoints).resume(Resume::Latest),
+        Err(_) => trainer.checkpoints(Checkpoints::create(folder.checkpoints())?),
+    };
+    recorder.end(trainer.run(InMemory::new(x, y)?))
+}
+
+#[test]
+fn a_run_that_is_stopped_and_resumed_is_one_run_in_its_folder() -> Result<()> {
+    let at = tempfile::tempdir().unwrap();
+    let folder = RunFolder::create(at.path(), false)?;
+    train(&folder, Some(2))?;
+    let page = fs::read_to_string(folder.report()).unwrap();
+    assert!(page.contains("stopped before its last step") && page.contains("latest"), "{page}");
+    assert!(recorded_steps(&folder).last() < Some(&6), "it stopped before");
+
+    assert_eq!(train(&folder, None)?.step, 6);
+    let steps = recorded_steps(&folder);
+    assert!(steps.is_sorted() && steps.last() == Some(&6), "{steps:?}");
+    let kinds = kinds(&folder);
+    for kind in ["started", "stopped", "resumed", "saved", "finished"] {
+        assert!(kinds.iter().any(|found| found == kind), "{kind} in {kinds:?}");
+    }
+    assert!(fs::read_to_string(folder.report()).unwrap().contains("status finished"));
     Ok(())
 }
