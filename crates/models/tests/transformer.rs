@@ -17,8 +17,10 @@ use mlx_train_core::{
     data::{Batch, Dataset, Packing, Padding, Sequences},
     generate::{GenerateOptions, LanguageModel, Sampler, generate},
     model::{BaseModel, FromConfig},
+    optim::AdamW,
     rng,
     store::{LoadOptions, load_weights, save_weights},
+    train::{CompileMode, Precision, StepOptions, TrainStep},
 };
 use mlx_train_models::transformer::{Block, Transformer, TransformerConfig};
 use proptest::prelude::*;
@@ -236,6 +238,46 @@ fn bf16_weights_stay_bf16_through_the_cache_and_the_loss_is_f32() {
     let (loss, grads) = loss_and_grads(&mut model, &row(&[1, 2]), &row(&[2, 3]), Some(&key));
     assert_eq!(loss.dtype(), Dtype::Float32);
     assert!(grads.values().all(|grad| grad.dtype() == Dtype::Bfloat16));
+}
+
+#[test]
+fn training_keeps_every_dtype_in_each_precision() {
+    use Dtype::{Bfloat16, Float32};
+    let bf16 = Precision::Bf16 { stochastic_rounding: true };
+    for (precision, kept, state, compute) in [
+        (Precision::F32, Float32, Float32, Float32),
+        (Precision::Mixed, Float32, Float32, Bfloat16),
+        (bf16, Bfloat16, Bfloat16, Bfloat16),
+    ] {
+        for tie_word_embeddings in [true, false] {
+            let config = TransformerConfig { tie_word_embeddings, dropout: 0.1, ..config() };
+            let mut model = build::<Transformer>(&config, 0);
+            let options =
+                StepOptions { precision, compile: CompileMode::Off, ..StepOptions::default() };
+            let mut step = TrainStep::new(&mut model, AdamW::default(), 0, options).unwrap();
+            let (x, y) = (row(&[1, 2, 3, 4, 5, 6]), row(&[2, 3, 4, 5, 6, -100]));
+            for _ in 0..10 {
+                let batch = Batch::new(x.clone(), y.clone());
+                let output = step.run([Ok(batch)], 1e-3).unwrap();
+                assert_eq!(output.loss.value.dtype(), Float32);
+            }
+            for (name, array) in step.snapshot().unwrap().weights {
+                assert_eq!(array.dtype(), kept, "{name} in {precision:?}");
+            }
+            for (name, array) in step.state().optimizer().named_arrays() {
+                assert_eq!(array.dtype(), state, "{name} in {precision:?}");
+            }
+            // With dropout, as in training, and without.
+            let mut logits = |key: Option<&Array>| {
+                step.with_evaluation_weights(|model| match key {
+                    Some(key) => rng::scope(key, || model.forward(&x)),
+                    None => model.forward(&x),
+                })
+            };
+            assert_eq!(logits(Some(&rng::key(1).unwrap())).unwrap().dtype(), compute);
+            assert_eq!(logits(None).unwrap().dtype(), compute);
+        }
+    }
 }
 
 #[test]

@@ -7,7 +7,6 @@ use super::{
     evaluate::evaluate_batches,
     events::SkippedStep,
     feed::Feed,
-    parameters,
     progress::{Progress, SavedRun, StepNumbers},
     restore_point::{RestorePoint, RunState},
     resume::{self, Difference},
@@ -20,14 +19,10 @@ use crate::{
     optim::Schedule,
     store::{Check, Checkpoints, Loaded, SaveOutcome, Snapshot},
 };
-use mlx_rs::{
-    Array,
-    module::{ModuleParamRef, ModuleParameters},
-};
+use mlx_rs::module::{ModuleParamRef, ModuleParameters};
 use serde_json::Value;
 use std::{
     path::PathBuf,
-    rc::Rc,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -111,6 +106,9 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         let feed = &mut self.feed;
         let micro_batches = (0..self.config.accumulation).map_while(|_| feed.next());
         let output = self.step.run(micro_batches, learning_rate)?;
+        if let Some(warning) = &output.warning {
+            (self.on_event)(&Event::Warning(warning));
+        }
         let numbers = StepNumbers::read(self.step_number(), learning_rate, &output)?;
         let waited = self.feed.waited().saturating_sub(waited);
         let computed = began.elapsed().saturating_sub(waited);
@@ -413,18 +411,6 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         Ok(Resumed { step, checkpoint, differences })
     }
 
-    /// Gives the model the averaged weights, if weights are averaged: those that were evaluated.
-    fn leave_averaged_weights(&mut self) -> Result<()> {
-        if self.config.ema_decay.is_none() {
-            return Ok(());
-        }
-        let arrays = self.step.snapshot()?.training.into_iter();
-        let averaged =
-            arrays.filter_map(|(name, array)| Some((Rc::from(name.strip_prefix("ema.")?), array)));
-        let (names, values): (Vec<Rc<str>>, Vec<Array>) = averaged.unzip();
-        parameters::set(&mut *self.step.model(), &names, &values)
-    }
-
     /// Waits for the last checkpoint, and tells how it went.
     fn finish(mut self, end: End) -> Result<Trained> {
         let mut checkpoint = None;
@@ -441,7 +427,7 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
             self.step.restore(&state.arrays, state.step)?;
         }
         self.step.model().training_mode(false);
-        self.leave_averaged_weights()?;
+        self.step.adopt_averaged_weights()?;
         let outcome = match end {
             End::Completed => Outcome::Completed,
             End::Stopped(reason) => Outcome::Stopped { reason, checkpoint },

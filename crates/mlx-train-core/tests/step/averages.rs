@@ -57,6 +57,23 @@ fn evaluation_sees_the_averages_and_training_goes_on_with_the_weights() -> Resul
 }
 
 #[test]
+fn a_run_ends_with_the_averages_in_the_dtypes_of_the_weights() -> Result<()> {
+    for precision in [Precision::F32, Precision::Bf16 { stochastic_rounding: true }] {
+        let mut model = Mlp::new(4, 8, 3, 0.0)?;
+        let options = StepOptions { ema_decay: Some(0.5), precision, ..eager() };
+        let mut step = TrainStep::new(&mut model, Sgd::default(), 0, options)?;
+        step.run([batch(6, 0)], 0.5)?;
+        let before = arrays(&step)?;
+        step.adopt_averaged_weights()?;
+        let weight = &arrays(&step)?["first.weight"];
+        assert_eq!(weight.dtype(), before["first.weight"].dtype());
+        let average = before["ema.first.weight"].as_dtype(weight.dtype())?;
+        assert_close("weight", weight, &average, 0.0, 0.0);
+    }
+    Ok(())
+}
+
+#[test]
 fn without_averages_evaluation_sees_the_weights() -> Result<()> {
     let mut model = Mlp::new(4, 8, 3, 0.0)?;
     let x = batch(6, 0)?.x;

@@ -76,7 +76,8 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         options: StepOptions,
     ) -> Result<Self> {
         options.check()?;
-        let StepOptions { precision, compile, max_traces, ema_decay, .. } = options;
+        let limit = options.limit()?;
+        let StepOptions { precision, ema_decay, .. } = options;
         let state = TrainState::new(model, &optimizer, seed, precision, ema_decay.is_some())?;
         let trained = parameters::get(model, &state.names)?;
         let trained = trained.iter().map(|value| precision.to_parameter(value));
@@ -99,7 +100,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         let traced = |f: fn(&Program<'a, M>, &[Array]) -> Result<Vec<Array>>| {
             let program = Rc::clone(&program);
             let function: Function<'a> = Rc::new(move |inputs| f(&program, inputs));
-            Traced::new(function, compile, max_traces)
+            Traced::new(function, limit)
         };
         let (whole, accumulate, finish) =
             (traced(Program::whole)?, traced(Program::accumulate)?, traced(Program::finish)?);
@@ -274,6 +275,21 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         model.set(&values)?;
         drop(values);
         f(&mut model)
+    }
+
+    /// Leaves the averaged weights in the model, in the dtypes of its weights, at the end of a run; does nothing
+    /// if none are averaged.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn adopt_averaged_weights(&mut self) -> Result<()> {
+        let Some(averages) = self.state.averaged_weights() else { return Ok(()) };
+        let mut values = parameters::get(&**self.program.borrow()?, &self.state.names)?;
+        for (value, average) in values.iter_mut().zip(averages) {
+            *value = average.as_dtype(value.dtype())?;
+        }
+        ffi::eval(&values)?;
+        parameters::set(&mut **self.program.borrow()?, &self.state.names, &values)
     }
 
     /// Every array that a run needs to go on from here exactly; they share the memory of the run until its

@@ -1,7 +1,8 @@
 //! How a training step computes.
 
-use super::Precision;
+use super::{Precision, traced::Limit};
 use crate::{Result, config::ModelConfig, optim::Clip, train::TrainError};
+use mlx_rs::{Device, DeviceType};
 
 /// How a [`TrainStep`](super::TrainStep) computes: all but the model, the optimizer and the data.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +44,19 @@ impl StepOptions {
             }
             _ => Ok(()),
         }
+    }
+
+    /// How many traces there may be; `None` where nothing is compiled.
+    pub(super) fn limit(&self) -> Result<Option<Limit>> {
+        // What MLX computes on decides, not what it was built for: a Mac can be told to use its CPU.
+        Ok(match self.compile {
+            CompileMode::Off => None,
+            CompileMode::On => Some(Limit::Refuse(self.max_traces)),
+            CompileMode::Auto => {
+                let on_gpu = matches!(Device::try_default()?.get_type()?, DeviceType::Gpu);
+                on_gpu.then_some(Limit::Warn(self.max_traces))
+            }
+        })
     }
 }
 
