@@ -2,11 +2,15 @@
 
 use mlx_train::{
     chart::Chart,
-    config::Format,
+    config::{Document, Format},
     data::{Batch, Dataset, InMemory},
     generate::{GenerateOptions, Sampler, generate},
     mlx_rs::random,
     models::{mlp::MlpConfig, transformer::TransformerConfig},
+    optim::{
+        AdamW, Coefficients, Frozen, Group, Optimizer, Parameter, ParameterGroups, Schedule,
+        WeightDecay,
+    },
     prelude::*,
     run::{RunFolder, RunRecorder},
     store::{
@@ -284,5 +288,111 @@ fn data_in_memory_is_split_by_a_seed() -> Result<()> {
     let data = InMemory::with_labels(features, &[0, 1, 0, 1, 0, 1, 0, 1, 0, 1], 2, "the book")?;
     let (training, held_out) = data.split(0.2, 42)?;
     assert_eq!((training.len(), held_out.len()), (8, 2));
+    Ok(())
+}
+
+#[test]
+fn optimizers_and_schedules() -> Result<()> {
+    let text = r#"
+# ANCHOR: optimizer_toml
+[train]
+learning_rate = 6e-4
+warmup_steps = 100
+schedule = { kind = "wsd", decay_steps = 200 }
+optimizer = { kind = "adamw", beta2 = 0.95, weight_decay = 0.1 }
+max_grad_norm = 1.0
+
+[[train.groups]]
+parameters = ["*.embed_tokens.*"]
+learning_rate_scale = 0.5
+weight_decay = 0.0
+
+[[train.groups]]
+parameters = ["model.layers.0.*"]
+frozen = true
+# ANCHOR_END: optimizer_toml
+"#;
+    let document = Document::parse(text, Format::Toml)?;
+    let config = TrainConfig::from_document(&document.section("train").unwrap_or_default())?;
+    let from_file = config.optimizer.build(&config.groups)?;
+    // ANCHOR: optimizer
+    let adamw = AdamW::default().betas(0.9, 0.95)?;
+    let decaying = adamw.clone().weight_decay(WeightDecay::matrices(0.1)?);
+    let optimizer = ParameterGroups::new(decaying)
+        .group(
+            Group::new(["*.embed_tokens.*"])?
+                .learning_rate_scale(0.5)?
+                .optimizer(adamw.weight_decay(WeightDecay::NONE)),
+        )
+        .group(Group::new(["model.layers.0.*"])?.frozen());
+    // ANCHOR_END: optimizer
+    assert_eq!(format!("{from_file:?}"), format!("{optimizer:?}"));
+
+    // ANCHOR: schedule
+    let two_waves = Schedule::Cosine { from: 1e-3, to: 1e-4, steps: 400 }
+        .until(400, Schedule::Cosine { from: 5e-4, to: 1e-5, steps: 600 })
+        .after_warmup(100);
+    assert_eq!([two_waves.at(100), two_waves.at(500)], [1e-3, 5e-4]);
+    // ANCHOR_END: schedule
+
+    let model = small_transformer()?;
+    // ANCHOR: frozen
+    let mut model = Frozen::new(model);
+    model.freeze(["*"])?;
+    model.unfreeze(["model.layers.0.*", "*norm.weight"])?;
+    // ANCHOR_END: frozen
+    assert!(
+        model
+            .trainable_parameters()
+            .flatten()
+            .keys()
+            .all(|name| { name.starts_with("model.layers.0.") || name.ends_with("norm.weight") })
+    );
+    Ok(())
+}
+
+// ANCHOR: own_optimizer
+/// Steps of one size: `w - a sign(g)`.
+#[derive(Debug)]
+struct SignDescent;
+
+impl Optimizer for SignDescent {
+    fn state_names(&self, _parameter: Parameter<'_>) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn init(&self, _parameter: Parameter<'_>) -> Result<Vec<Array>> {
+        Ok(vec![])
+    }
+
+    fn coefficients(&self, learning_rate: &Array, _step: &Array) -> Result<Coefficients> {
+        Ok(Coefficients { own: vec![learning_rate.clone()], ..Default::default() })
+    }
+
+    fn update(
+        &self,
+        parameter: Parameter<'_>,
+        gradient: &Array,
+        _state: &[Array],
+        coefficients: &Coefficients,
+    ) -> Result<(Array, Vec<Array>)> {
+        let step = ops::sign(gradient)?.multiply(&coefficients.own[0])?;
+        let dtype = parameter.value.dtype();
+        Ok((parameter.value.subtract(step)?.as_dtype(dtype)?, vec![]))
+    }
+}
+// ANCHOR_END: own_optimizer
+
+#[test]
+fn an_optimizer_of_ones_own_trains() -> Result<()> {
+    let mut model = ModelRegistry::get_model("mlp")?.build([
+        "input_size=2",
+        "output_size=2",
+        "hidden_sizes=[]",
+    ])?;
+    let config = TrainConfig { steps: 50, learning_rate: 0.02, ..TrainConfig::default() };
+    let trained = Trainer::new(&mut model, config)?.optimizer(SignDescent).run(HalfPlanes)?;
+    let losses: Vec<f64> = trained.history.training.iter().map(|point| point.loss).collect();
+    assert!(losses.last() < losses.first(), "{losses:?}");
     Ok(())
 }

@@ -110,16 +110,16 @@ impl ParameterGroups {
         &**own.unwrap_or(&self.optimizer)
     }
 
-    /// Each optimizer once, with the places of the parameters that it updates.
-    fn optimizers(&self, names: &[&str]) -> Vec<(&dyn Optimizer, Vec<usize>)> {
+    /// Each optimizer once, with the places of the parameters that it updates; `positions` are their
+    /// groups.
+    fn optimizers(&self, positions: &[Option<usize>]) -> Vec<(&dyn Optimizer, Vec<usize>)> {
         let has_own = |&position: &usize| self.groups[position].optimizer.is_some();
-        let owners: Vec<_> = names.iter().map(|name| self.position(name).filter(has_own)).collect();
-        let of = |owner| {
-            let members = (0..names.len()).filter(|&place| owners[place] == owner).collect();
-            (self.optimizer_of(owner), members)
-        };
+        let owners: Vec<_> = positions.iter().map(|position| position.filter(has_own)).collect();
         let own = (0..self.groups.len()).filter(has_own).map(Some);
-        std::iter::once(None).chain(own).map(of).collect()
+        std::iter::once(None)
+            .chain(own)
+            .map(|owner| (self.optimizer_of(owner), places(&owners, owner)))
+            .collect()
     }
 }
 
@@ -163,9 +163,10 @@ impl Optimizer for ParameterGroups {
     }
 
     fn check(&self, names: &[&str]) -> Result<()> {
+        let positions: Vec<_> = names.iter().map(|name| self.position(name)).collect();
         for (position, group) in self.groups.iter().enumerate() {
             group.parameters.check(names)?;
-            if !names.iter().any(|name| self.position(name) == Some(position)) {
+            if !positions.contains(&Some(position)) {
                 return Err(OptimError::Conflict(format!(
                     "group {} of the parameters is empty, as earlier groups have all that it matches; \
                      put it before them, or remove it",
@@ -174,27 +175,32 @@ impl Optimizer for ParameterGroups {
                 .into());
             }
         }
-        for (optimizer, members) in self.optimizers(names) {
+        for (optimizer, members) in self.optimizers(&positions) {
             optimizer.check(&pick(names, &members))?;
         }
         Ok(())
     }
 
     fn clip(&self, names: &[&str], mut gradients: Vec<Array>) -> Result<Vec<Array>> {
-        for (optimizer, members) in self.optimizers(names) {
+        let positions: Vec<_> = names.iter().map(|name| self.position(name)).collect();
+        for (optimizer, members) in self.optimizers(&positions) {
             let clipped = optimizer.clip(&pick(names, &members), pick(&gradients, &members))?;
             put(&mut gradients, &members, clipped);
         }
         for (position, group) in self.groups.iter().enumerate() {
             let Some(max_norm) = group.max_grad_norm else { continue };
-            let is_member = |&place: &usize| self.position(names[place]) == Some(position);
-            let members: Vec<usize> = (0..names.len()).filter(is_member).collect();
+            let members = places(&positions, Some(position));
             let own = pick(&gradients, &members);
             let norm = gradient_norms(&own)?.total;
             put(&mut gradients, &members, scaled_to_norm(&own, &norm, max_norm)?);
         }
         Ok(gradients)
     }
+}
+
+/// Where an item stands in a list.
+fn places(items: &[Option<usize>], item: Option<usize>) -> Vec<usize> {
+    (0..items.len()).filter(|&place| items[place] == item).collect()
 }
 
 /// The items at some places.

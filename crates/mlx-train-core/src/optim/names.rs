@@ -2,7 +2,8 @@
 
 use super::{NearNames, OptimError};
 use crate::Result;
-use globset::{Glob, GlobMatcher};
+use globset::{Glob, GlobSet};
+use std::{collections::HashSet, fmt};
 
 /// How many names an error shows.
 const MAX_NEAR: usize = 3;
@@ -11,9 +12,11 @@ const MAX_NEAR: usize = 3;
 ///
 /// `*` stands for any characters, dots too, `?` for one, `[…]` for one of several and `{a,b}` for
 /// one of two texts. A pattern has to match a whole name.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct NamePatterns {
-    globs: Vec<GlobMatcher>,
+    globs: Vec<Glob>,
+    /// All of them at once, as names are looked up in every step.
+    set: GlobSet,
 }
 
 impl NamePatterns {
@@ -22,23 +25,27 @@ impl NamePatterns {
     /// # Errors
     /// [`OptimError::Pattern`] for one that is no glob.
     pub fn new<S: AsRef<str>>(patterns: impl IntoIterator<Item = S>) -> Result<Self> {
+        let refused = |pattern: &str, problem| {
+            let pattern = pattern.to_owned();
+            OptimError::Pattern { pattern, problem }
+        };
         let glob = |pattern: S| {
             let pattern = pattern.as_ref();
-            let refused = |problem| OptimError::Pattern { pattern: pattern.to_owned(), problem };
             if pattern.is_empty() {
-                return Err(refused("it is empty".to_owned()).into());
+                return Err(refused(pattern, "it is empty".to_owned()));
             }
-            match Glob::new(pattern) {
-                Ok(glob) => Ok(glob.compile_matcher()),
-                Err(error) => Err(refused(error.kind().to_string()).into()),
-            }
+            Glob::new(pattern).map_err(|error| refused(pattern, error.kind().to_string()))
         };
-        Ok(Self { globs: patterns.into_iter().map(glob).collect::<Result<_>>()? })
+        let globs: Vec<Glob> = patterns.into_iter().map(glob).collect::<Result<_, _>>()?;
+        let set = GlobSet::new(&globs)
+            // Each is a glob, so that only their size together can be a problem.
+            .map_err(|error| refused(error.glob().unwrap_or("{…}"), error.kind().to_string()))?;
+        Ok(Self { globs, set })
     }
 
     /// Whether a pattern matches this name.
     pub fn matches(&self, name: &str) -> bool {
-        self.globs.iter().any(|glob| glob.is_match(name))
+        self.set.is_match(name)
     }
 
     /// Refuses a pattern that matches none of these names.
@@ -46,11 +53,19 @@ impl NamePatterns {
     /// # Errors
     /// [`OptimError::NoMatch`] with the names that look most like it.
     pub fn check(&self, names: &[&str]) -> Result<()> {
-        let unused = self.globs.iter().find(|glob| !names.iter().any(|name| glob.is_match(name)));
-        let Some(unused) = unused else { return Ok(()) };
-        let pattern = unused.glob().glob().to_owned();
+        let used: HashSet<usize> = names.iter().flat_map(|name| self.set.matches(name)).collect();
+        let Some(unused) = (0..self.globs.len()).find(|place| !used.contains(place)) else {
+            return Ok(());
+        };
+        let pattern = self.globs[unused].glob().to_owned();
         let near = NearNames(near(&pattern, names));
         Err(OptimError::NoMatch { pattern, near }.into())
+    }
+}
+
+impl fmt::Debug for NamePatterns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.globs.iter().map(Glob::glob)).finish()
     }
 }
 

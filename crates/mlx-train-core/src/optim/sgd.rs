@@ -110,8 +110,12 @@ impl Optimizer for Sgd {
         let (change, state) = match state {
             [] => (g, vec![]),
             [v] => {
-                let added = g.multiply(scalar(1.0 - self.dampening))?;
-                let v = v.multiply(scalar(self.momentum))?.add(added)?;
+                let mut v = v.multiply(scalar(self.momentum))?;
+                v = if self.dampening > 0.0 {
+                    v.add(g.multiply(scalar(1.0 - self.dampening))?)?
+                } else {
+                    v.add(&g)?
+                };
                 let change = if self.nesterov {
                     g.add(v.multiply(scalar(self.momentum))?)?
                 } else {

@@ -153,6 +153,11 @@ impl TrainConfig {
                 "warmup_steps ({warmup_steps}) must not be above steps ({steps}), or the learning rate never arrives"
             ));
         }
+        // What the optimizer and the schedule refuse, `config check` says too.
+        self.optimizer.build(&self.groups).map_err(|refused| refused.to_string())?;
+        if self.epochs.is_none() {
+            self.learning_rates(steps).map_err(|refused| refused.to_string())?;
+        }
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use mlx_train_core::{
         Adafactor, AdamW, GroupConfig, Lion, Muon, MuonWithAdamW, OptimizerConfig, OptimizerState,
         ScheduleConfig, Sgd,
     },
+    train::TrainConfig,
 };
 
 /// The sections that a training config has of them.
@@ -183,4 +184,20 @@ fn a_config_file_reads_back_to_the_same_settings() -> Result<()> {
     let text = settings.to_text(Format::Toml)?;
     assert_eq!(parse(&text), settings, "{text}");
     Ok(())
+}
+
+#[test]
+fn a_training_config_is_refused_when_it_is_read() {
+    for (text, expected) in [
+        ("optimizer = { kind = \"sgd\", nesterov = true }", "Nesterov momentum of Sgd is 0"),
+        ("groups = [{ parameters = [\"a[\"] }]", "the pattern `a[` is not a glob"),
+        ("schedule = \"exponential\"", "the final learning rate is 0, where no factor leads"),
+        (
+            "steps = 10\nschedule = { kind = \"wsd\", decay_steps = 11 }",
+            "decay_steps of the schedule is 11",
+        ),
+    ] {
+        let refused = TrainConfig::parse(text, Format::Toml).expect_err(text).to_string();
+        assert!(refused.contains(expected), "{refused}");
+    }
 }
