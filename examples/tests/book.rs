@@ -3,7 +3,9 @@
 use mlx_train::{
     chart::Chart,
     config::{Document, Format},
-    data::{Batch, Dataset, InMemory},
+    data::{
+        Batch, DataLoader, Dataset, InMemory, LoaderOptions, Packing, Padding, Position, Sequences,
+    },
     generate::{GenerateOptions, Sampler, generate},
     mlx_rs::random,
     models::{mlp::MlpConfig, transformer::TransformerConfig},
@@ -394,5 +396,52 @@ fn an_optimizer_of_ones_own_trains() -> Result<()> {
     let trained = Trainer::new(&mut model, config)?.optimizer(SignDescent).run(HalfPlanes)?;
     let losses: Vec<f64> = trained.history.training.iter().map(|point| point.loss).collect();
     assert!(losses.last() < losses.first(), "{losses:?}");
+    Ok(())
+}
+
+fn loading() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("position.json");
+    // ANCHOR: loader
+    let options = LoaderOptions { batch_size: 32, seed: 7, num_workers: 2, ..Default::default() };
+    let mut loader = DataLoader::new(HalfPlanes, options.clone())?;
+    for batch in loader.by_ref().take(100) {
+        let Batch { x, y, .. } = batch?;
+        assert_eq!((x.shape(), y.shape()), (&[32, 2][..], &[32][..]));
+    }
+    std::fs::write(&path, serde_json::to_string(&loader.position())?)?;
+
+    // In another process, on another day:
+    let mut resumed = DataLoader::new(HalfPlanes, options)?;
+    let position: Position = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+    resumed.resume_at(&position)?;
+    // ANCHOR_END: loader
+    assert_eq!(resumed.position(), loader.position());
+    let batches = [resumed.next_batch()?, loader.next_batch()?];
+    let values = batches.each_ref().map(|batch| batch.x.try_as_slice::<f32>());
+    let [resumed, uninterrupted] = values;
+    assert_eq!(resumed?, uninterrupted?);
+    Ok(())
+}
+
+#[test]
+fn documents_of_unequal_length() -> Result<()> {
+    // ANCHOR: sequences
+    let documents = [vec![5, 6, 7, 8], vec![9, 10], vec![11, 12, 13]];
+    let learned = vec![false, false, true, true, true, true, true, true, true];
+    let sequences =
+        Sequences::from_vecs(&documents, 32, "three documents")?.with_loss_mask(learned)?;
+
+    let padded = sequences.padded(Padding::Buckets(vec![4, 8, 16]))?; // one document a row
+    let packed = sequences.packed(4, Packing::BestFit)?; // several documents a row
+    // ANCHOR_END: sequences
+    assert_eq!(padded.batch(&[0, 1, 2])?.x.shape(), [3, 4]);
+    let batch = packed.batch(&[0, 1])?;
+    let ints = |array: &Array| Ok::<_, Error>(array.try_as_slice::<i32>()?.to_vec());
+    // The book shows these.
+    assert_eq!(ints(&batch.x)?, [5, 6, 7, 9, 11, 12, 0, 0]);
+    assert_eq!(ints(&batch.y)?, [-100, 7, 8, 10, 12, 13, -100, -100]);
+    let segments = batch.segments.ok_or_else(|| Error::message("no segments"))?;
+    assert_eq!(ints(&segments)?, [0, 0, 0, 1, 0, 0, -1, -1]);
     Ok(())
 }

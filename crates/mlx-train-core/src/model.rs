@@ -50,9 +50,16 @@ pub trait BaseModel: ModuleParameters + Debug {
     /// outputs overrides it, and [`BaseModel::loss_fn`] takes the loss from here.
     ///
     /// # Errors
-    /// As [`BaseModel::batch_loss`] and [`BaseModel::forward`].
+    /// As [`BaseModel::batch_loss`] and [`BaseModel::forward`]; when the batch is packed, whose documents
+    /// `forward` cannot keep apart.
     fn loss_and_outputs(&mut self, batch: &Batch) -> Result<(Loss, Array)> {
-        Ok((self.batch_loss(batch)?, self.forward(&batch.x)?))
+        match batch.segments {
+            None => Ok((self.batch_loss(batch)?, self.forward(&batch.x)?)),
+            Some(_) => Err(Error::message(
+                "the batch packs several documents in a row, and this model's outputs would mix them: \
+                 implement `BaseModel::loss_and_outputs`, or evaluate without packing or metrics",
+            )),
+        }
     }
 
     /// Tells layers that keep a mode of their own (mlx-rs's `BatchNorm`, say) whether they train.

@@ -20,7 +20,7 @@ use mlx_train_core::{
     optim::AdamW,
     rng,
     store::{LoadOptions, load_weights, save_weights},
-    train::{CompileMode, Precision, StepOptions, TrainStep},
+    train::{CompileMode, Metric, Precision, StepOptions, TrainStep, accuracy, evaluate},
 };
 use mlx_train_models::transformer::{Block, Transformer, TransformerConfig};
 use proptest::prelude::*;
@@ -339,6 +339,27 @@ fn packed_documents_have_the_losses_and_gradients_of_each_alone() {
         let mixed = Batch::new(batch.x, batch.y);
         let (loss, _) = total_loss_and_grads(&mut model, &mixed);
         assert!((loss - expected).abs() > 1e-3 * expected, "{loss} is {expected}");
+    }
+}
+
+#[test]
+fn an_evaluation_does_not_depend_on_padding_or_packing() {
+    let documents: Vec<Vec<u32>> =
+        (3..9).map(|length| (0..length).map(|at| (at * at + length) % 17).collect()).collect();
+    let sequences = Sequences::from_vecs(&documents, 17, "a test").unwrap();
+    let mut model = model(0);
+    let mut evaluated = |dataset: &dyn Dataset, batch_size| {
+        let mut metrics = [Metric::new("accuracy", accuracy)];
+        evaluate(&mut model, dataset, batch_size, &mut metrics).unwrap()
+    };
+    let alone = evaluated(&sequences.padded(Padding::Longest).unwrap(), 1);
+    for other in [
+        evaluated(&sequences.padded(Padding::Multiple(8)).unwrap(), 6),
+        evaluated(&sequences.packed(16, Packing::BestFit).unwrap(), 2),
+    ] {
+        assert!((alone.loss - other.loss).abs() < 1e-5 * alone.loss, "{alone:?} {other:?}");
+        assert!((alone.num_targets - other.num_targets).abs() < 0.5, "{alone:?} {other:?}");
+        assert!((alone.metrics[0].1 - other.metrics[0].1).abs() < 1e-5, "{alone:?} {other:?}");
     }
 }
 

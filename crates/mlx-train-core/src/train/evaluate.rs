@@ -3,7 +3,7 @@
 use super::TrainError;
 use crate::{
     Result,
-    data::{self, Batch, Dataset},
+    data::{self, Batch, Dataset, IGNORED_TARGET},
     ffi, loss,
     model::{BaseModel, Loss},
 };
@@ -76,11 +76,12 @@ impl Evaluation {
 /// The share of rows whose largest output is at the target: a metric of classifiers.
 ///
 /// Outputs `(..., C)`, targets `(...)` of an integer dtype; the value is a scalar `()` f32 in 0 to 1.
+/// Targets of padding, [`IGNORED_TARGET`], count for nothing.
 ///
 /// # Errors
 /// When the outputs do not fit the targets.
 pub fn accuracy(outputs: &Array, batch: &Batch) -> Result<Loss> {
-    loss::accuracy(outputs, &batch.y, None)
+    loss::accuracy(outputs, &batch.y, Some(IGNORED_TARGET))
 }
 
 /// Evaluates a model on every row of a dataset, each mean by its weight.

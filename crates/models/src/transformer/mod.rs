@@ -104,15 +104,22 @@ impl Transformer {
         }
     }
 
-    /// Cross-entropy of targets `y` `(B, T)`, with the mask of [`Attention::forward`].
-    fn cross_entropy(&mut self, x: &Array, y: &Array, mask: Option<&Array>) -> Result<Loss> {
+    /// Cross-entropy of targets `y` `(B, T)` and the logits `(B, T, V)`, with the mask of
+    /// [`Attention::forward`].
+    fn loss_and_logits(
+        &mut self,
+        x: &Array,
+        y: &Array,
+        mask: Option<&Array>,
+    ) -> Result<(Loss, Array)> {
         assert_shape!(x: [batch, tokens], y: [batch, tokens]);
         let options = CrossEntropy {
             ignore_index: Some(IGNORED_TARGET),
             label_smoothing: self.config.label_smoothing,
             ..Default::default()
         };
-        cross_entropy(&self.run(x, None, mask)?, y, &options)
+        let logits = self.run(x, None, mask)?;
+        Ok((cross_entropy(&logits, y, &options)?, logits))
     }
 
     /// Refuses tokens that are not `(B, T)` or would leave the context.
@@ -158,19 +165,23 @@ impl BaseModel for Transformer {
     ///
     /// Targets of -100 count for nothing, as in Hugging Face's loaders.
     fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
-        self.cross_entropy(x, y, None)
+        Ok(self.loss_and_logits(x, y, None)?.0)
+    }
+
+    fn batch_loss(&mut self, batch: &Batch) -> Result<Loss> {
+        Ok(self.loss_and_outputs(batch)?.0)
     }
 
     /// As [`BaseModel::loss_fn`]; in packed rows, tokens see those of their own segment alone.
     ///
     /// Positions go on through a row: rotary scores depend on distances, which are the same in each
     /// document wherever it starts.
-    fn batch_loss(&mut self, batch: &Batch) -> Result<Loss> {
+    fn loss_and_outputs(&mut self, batch: &Batch) -> Result<(Loss, Array)> {
         let Batch { x, y, segments, .. } = batch;
-        let Some(segments) = segments else { return self.loss_fn(x, y) };
+        let Some(segments) = segments else { return self.loss_and_logits(x, y, None) };
         assert_shape!(x: [batch, tokens], segments: [batch, tokens]);
         let mask = attention::mask_within(segments)?;
-        self.cross_entropy(x, y, Some(&mask))
+        self.loss_and_logits(x, y, Some(&mask))
     }
 
     fn as_language_model(&mut self) -> Option<&mut dyn LanguageModel> {
