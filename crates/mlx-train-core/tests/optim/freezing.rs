@@ -2,11 +2,15 @@
 
 use mlx_rs::module::Module;
 use mlx_train_core::{
-    Array, ModuleParameters, Result, loss,
+    Array, ModuleParameters, Result,
+    data::InMemory,
+    loss,
     model::{BaseModel, Loss},
     nn::Linear,
-    optim::Frozen,
+    optim::{Frozen, GroupConfig},
+    train::{TrainConfig, Trainer},
 };
+use std::collections::BTreeMap;
 
 #[derive(Debug, ModuleParameters)]
 struct Two {
@@ -84,5 +88,35 @@ fn the_frozen_model_is_still_the_model() -> Result<()> {
     let before = super::floats(&model.forward(&x)?);
     model.freeze(["*"])?;
     assert_eq!(super::floats(&model.forward(&x)?), before);
+    Ok(())
+}
+
+/// Which parameters a short run changes.
+fn trained(model: &mut Frozen<Two>, groups: Vec<GroupConfig>) -> Result<Vec<String>> {
+    let values = |model: &Frozen<Two>| -> BTreeMap<String, Vec<f32>> {
+        let parameters = model.parameters().flatten();
+        parameters.iter().map(|(name, value)| (name.to_string(), super::floats(value))).collect()
+    };
+    let before = values(model);
+    let x = Array::from_slice(&[1.0_f32, 2.0, 3.0, -1.0, 0.5, 2.0], &[2, 3]);
+    let y = Array::from_slice(&[1.0_f32, -1.0], &[2, 1]);
+    let config = TrainConfig { steps: 3, batch_size: 2, groups, ..TrainConfig::default() };
+    Trainer::new(model, config)?.run(InMemory::new(x, y)?)?;
+    let after = values(model);
+    Ok(before.into_iter().filter(|(name, old)| after[name] != *old).map(|(name, _)| name).collect())
+}
+
+#[test]
+fn a_run_changes_neither_what_a_group_nor_what_the_model_freezes() -> Result<()> {
+    let mut model = model()?;
+    assert_eq!(trained(&mut model, vec![])?.len(), 4);
+    let group = GroupConfig {
+        parameters: vec!["layers.0.*".to_owned()],
+        frozen: true,
+        ..GroupConfig::default()
+    };
+    assert_eq!(trained(&mut model, vec![group])?, ["layers.1.bias", "layers.1.weight"]);
+    model.freeze(["*.weight"])?;
+    assert_eq!(trained(&mut model, vec![])?, ["layers.0.bias", "layers.1.bias"]);
     Ok(())
 }
