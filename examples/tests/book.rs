@@ -19,7 +19,7 @@ use mlx_train::{
         Check, CheckpointConfig, Checkpoints, LoadOptions, Location, Saver, Snapshot, load_weights,
         save_weights,
     },
-    train::{Event, accuracy},
+    train::{Event, Outcome, Resume, StopSignal, accuracy},
 };
 use serde_json::json;
 use std::ops::ControlFlow;
@@ -188,6 +188,55 @@ fn recording() -> Result<()> {
     // ANCHOR_END: record
     assert_eq!(outcome.step, 20);
     assert!(path.join("index.html").is_file());
+    Ok(())
+}
+
+#[test]
+fn a_run_that_stops_goes_on() -> Result<()> {
+    let folder = tempfile::tempdir().map_err(|error| Error::message(error.to_string()))?;
+    let folder = folder.path().join("checkpoints");
+    let sizes = ["input_size=2", "output_size=2", "hidden_sizes=[16]"];
+    let build = || rng::scope(&rng::key(1)?, || ModelRegistry::get_model("mlp")?.build(sizes));
+    let config = TrainConfig { steps: 20, ..TrainConfig::default() };
+    let mut model = build()?;
+    // ANCHOR: checkpoints
+    let stop = StopSignal::new(); // give clones to a signal handler, or to another thread
+    let asked = stop.clone();
+    let trained = Trainer::new(&mut model, config.clone())?
+        .checkpoints(Checkpoints::create(&folder)?)
+        .stop_on(stop)
+        .on_event(|event| {
+            if matches!(event, Event::Step(_)) {
+                asked.request()
+            }
+        })
+        .run(HalfPlanes)?;
+    let Outcome::Stopped { checkpoint: Some(checkpoint), .. } = trained.outcome else {
+        return Err(Error::message("the run did not stop"));
+    };
+    println!("goes on from {}", checkpoint.display());
+    // ANCHOR_END: checkpoints
+    assert_eq!(trained.step, 11);
+
+    let mut model = build()?;
+    // ANCHOR: resume
+    let trained = Trainer::new(&mut model, config.clone())?
+        .checkpoints(Checkpoints::open(&folder)?)
+        .resume(Resume::Latest) // or Best, Step(1000), Path("…/step-00001000".into())
+        .run(HalfPlanes)?;
+    // ANCHOR_END: resume
+    assert_eq!((trained.step, trained.outcome), (20, Outcome::Completed));
+
+    let mut model = build()?;
+    // ANCHOR: allow
+    let config = TrainConfig { learning_rate: 1e-4, ..config };
+    let trained = Trainer::new(&mut model, config)?
+        .checkpoints(Checkpoints::open(&folder)?)
+        .resume(Resume::Step(11))
+        .allow(["train.learning_rate"])
+        .run(HalfPlanes)?;
+    // ANCHOR_END: allow
+    assert_eq!(trained.step, 20);
     Ok(())
 }
 
@@ -399,6 +448,7 @@ fn an_optimizer_of_ones_own_trains() -> Result<()> {
     Ok(())
 }
 
+#[test]
 fn loading() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("position.json");

@@ -95,3 +95,14 @@ fn a_model_of_your_own_trains_in_a_program_of_your_own() {
     let loss: f64 = loss.and_then(|loss| loss.parse().ok()).unwrap_or_else(|| panic!("{text}"));
     assert!(loss < 3.0, "{text}");
 }
+
+#[test]
+fn a_loop_of_your_own_goes_on_where_it_was_interrupted() {
+    let program = env!("CARGO_BIN_EXE_own_loop");
+    let (whole, parts) = (folder(), folder());
+    let expected = run(program, whole.path(), &[]);
+    assert!(run(program, parts.path(), &["30"]).lines().count() == 1);
+    let resumed = run(program, parts.path(), &[]);
+    assert!(resumed.starts_with("going on after step 20\n"), "{resumed}");
+    assert_eq!(resumed.lines().last(), expected.lines().last());
+}

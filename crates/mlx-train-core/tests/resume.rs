@@ -76,14 +76,14 @@ fn points(rows: i32) -> Result<InMemory> {
     InMemory::new(x, y)
 }
 
-/// Eight steps of batches of four, with these settings besides, as `--set` has them.
+/// Six steps of batches of four, with these settings besides, as `--set` has them.
 fn config(settings: &[&str]) -> TrainConfig {
     let base = TrainConfig {
-        steps: 8,
+        steps: 6,
         batch_size: 4,
         learning_rate: 0.02,
-        log_every: 3,
-        eval_every: 4,
+        log_every: 4,
+        eval_every: 3,
         ..TrainConfig::default()
     };
     base.with_overrides(settings).unwrap()
@@ -133,24 +133,31 @@ fn whole(config: &TrainConfig, load: Option<Load<'_>>) -> Result<End> {
     End::of(&model, &trained)
 }
 
-/// The same run in parts of one step, each by a trainer that knows nothing of those before but its folder.
-fn step_by_step(config: &TrainConfig, load: Option<Load<'_>>, folder: &Path) -> Result<End> {
-    // Time is over after the first step of each part.
-    let config = TrainConfig { max_minutes: Some(0.0), ..config.clone() };
+/// The same run in parts, each by a trainer that knows nothing of those before but their folder: the first
+/// `num_short` parts are one step each, the last is the rest.
+fn in_parts(
+    config: &TrainConfig,
+    load: Option<Load<'_>>,
+    num_short: u64,
+    folder: &Path,
+) -> Result<End> {
     let held_out = points(6)?;
     for part in 1.. {
+        // A time that is over after the first step.
+        let max_minutes = (part <= num_short).then_some(0.0);
+        let config = TrainConfig { max_minutes, ..config.clone() };
         // With other weights, so that those of the checkpoint are needed.
         let mut model = Mlp::new(part)?;
-        let trainer = Trainer::new(&mut model, config.clone())?.evaluate_on(&held_out);
+        let trainer = Trainer::new(&mut model, config)?.evaluate_on(&held_out);
         let trainer = match part {
             1 => trainer.checkpoints(Checkpoints::create(folder)?),
             _ => trainer.checkpoints(Checkpoints::open(folder)?).resume(Resume::Latest),
         };
         let end = train(trainer, load)?;
-        assert_eq!(end.step, part);
         if end.outcome == Outcome::Completed {
             return End::of(&model, &end);
         }
+        assert_eq!(end.step, part);
     }
     unreachable!("a run has an end");
 }
@@ -160,7 +167,7 @@ fn assert_exact(settings: &[&str], load: Option<Load<'_>>) -> Result<()> {
     let config = config(settings);
     let folder = TempDir::new().unwrap();
     let expected = whole(&config, load)?;
-    let found = step_by_step(&config, load, &folder.path().join("checkpoints"))?;
+    let found = in_parts(&config, load, 2, &folder.path().join("checkpoints"))?;
     assert_eq!(found, expected, "{settings:?}");
     Ok(())
 }
@@ -185,11 +192,23 @@ fn resume_is_exact_inside_of_accumulation_epochs_and_schedules() -> Result<()> {
         &["accumulation=3", "warmup_steps=3"][..],
         // 37 rows in batches of 4: the last batch of an epoch is smaller, and the last window shorter.
         &["epochs=2", "accumulation=3"],
-        &["schedule={ kind = \"wsd\", decay_steps = 3 }"],
+        &["schedule={ kind = \"wsd\", decay_steps = 3 }", "ema_decay=0.9"],
         &["groups=[{ parameters = [\"first.*\"], learning_rate_scale = 0.5 }]"],
         &["overfit_batches=3"],
     ] {
         assert_exact(settings, None)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn resume_is_exact_in_every_precision() -> Result<()> {
+    for precision in [
+        "precision=mixed",
+        "precision={ kind = \"bf16\", stochastic_rounding = true }",
+        "precision={ kind = \"bf16\", stochastic_rounding = false }",
+    ] {
+        assert_exact(&[precision, "ema_decay=0.9"], None)?;
     }
     Ok(())
 }
@@ -215,8 +234,18 @@ fn resume_is_exact_for_every_order_and_number_of_threads() -> Result<()> {
 fn threads_may_change_between_the_parts_of_a_run() -> Result<()> {
     let (none, two) = (config(&["num_workers=0"]), config(&["num_workers=2", "prefetch=3"]));
     let folder = TempDir::new().unwrap();
-    let found = step_by_step(&two, None, &folder.path().join("checkpoints"))?;
+    let found = in_parts(&two, None, 1, &folder.path().join("checkpoints"))?;
     assert_eq!(found, whole(&none, None)?);
+    Ok(())
+}
+
+#[test]
+fn a_run_may_stop_after_every_one_of_its_steps() -> Result<()> {
+    // Across the end of an epoch, too.
+    let config = config(&["batch_size=8"]);
+    let folder = TempDir::new().unwrap();
+    let found = in_parts(&config, None, config.steps, &folder.path().join("checkpoints"))?;
+    assert_eq!(found, whole(&config, None)?);
     Ok(())
 }
 
@@ -278,7 +307,7 @@ fn a_run_that_is_over_trains_no_further_when_it_is_resumed() -> Result<()> {
 
 #[test]
 fn resume_starts_at_the_step_that_is_asked_for() -> Result<()> {
-    let settings = ["checkpoint.every_steps=2", "eval_every=2"];
+    let settings = ["steps=8", "checkpoint.every_steps=2", "eval_every=2"];
     let folder = TempDir::new().unwrap();
     let mut model = Mlp::new(1)?;
     let held_out = points(6)?;

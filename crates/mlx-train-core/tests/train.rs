@@ -10,20 +10,28 @@ use mlx_rs::{
 use mlx_train_core::{
     Error, Result,
     config::{Format, ModelConfig},
-    data::{Batch, Dataset, InMemory},
+    data::{Batch, DataLoader, Dataset, InMemory, LoaderOptions, Order},
     loss::{self, CrossEntropy},
     model::{BaseModel, Loss},
     nn::{Dropout, Linear},
     optim::{AdamW, Clip, OptimizerConfig, Schedule, ScheduleConfig, Sgd, WeightDecay},
     profile::Memory,
     rng,
+    store::{Check, CheckpointConfig, Checkpoints},
     train::{
-        EarlyStoppingConfig, Evaluation, Event, History, Metric, Outcome, StepOptions, StepOutput,
-        StopReason, StopSignal, TrainConfig, TrainError, TrainStep, Trainer, accuracy, evaluate,
+        EarlyStoppingConfig, Evaluation, Event, History, Metric, NonFinite, Outcome, SpikeAction,
+        SpikeConfig, StepOptions, StepOutput, StopReason, StopSignal, TrainConfig, TrainError,
+        TrainStep, Trained, Trainer, accuracy, evaluate,
     },
 };
 use parity::{assert_close, run, take};
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+use tempfile::TempDir;
 
 /// The label of a target that does not count.
 const IGNORED: i32 = -100;
@@ -355,7 +363,7 @@ fn a_run_that_diverges_stops_and_says_where() -> Result<()> {
         panic!("{message}");
     };
     assert!((2..5).contains(&step) && learning_rate > 1e29, "{message}");
-    assert!(message.contains("at learning rate 1e30; lower the learning rate"), "{message}");
+    assert!(message.contains("at learning rate 1e30 ("), "{message}");
     Ok(())
 }
 
@@ -756,5 +764,358 @@ fn memory_does_not_grow_with_steps_or_micro_batches() -> Result<()> {
     let (two, sixteen) = (peak(2)?, peak(16)?);
     // Freed buffers come back when their task ends, so the peak varies a little; growth would be eightfold.
     assert!(sixteen <= two + two / 2, "peak {two} with 2 micro-batches, {sixteen} with 16");
+    Ok(())
+}
+
+/// Waves of which some rows have a target that is no number, and a note of the rows that were asked for.
+#[derive(Debug)]
+struct Poisoned {
+    data: InMemory,
+    bad: std::ops::Range<usize>,
+    asked: Arc<Mutex<Vec<Vec<usize>>>>,
+}
+
+impl Poisoned {
+    fn new(bad: std::ops::Range<usize>) -> Result<Self> {
+        Ok(Self { data: waves(40)?, bad, asked: Arc::default() })
+    }
+}
+
+impl Dataset for Poisoned {
+    fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    fn batch(&self, rows: &[usize]) -> Result<Batch> {
+        self.asked.lock().unwrap().push(rows.to_vec());
+        let Batch { x, y, .. } = self.data.batch(rows)?;
+        let is_bad = rows.iter().any(|row| self.bad.contains(row));
+        let added = if is_bad { f32::NAN } else { 0.0 };
+        Ok(Batch::new(x, y.add(Array::from_f32(added))?))
+    }
+}
+
+/// One row a step, reported each.
+fn row_by_row(steps: u64) -> TrainConfig {
+    TrainConfig { batch_size: 1, num_workers: 0, ..config(steps) }
+}
+
+/// Whether all parameters are finite.
+fn is_finite(model: &Mlp) -> Result<bool> {
+    let mut parameters = model.parameters().flatten().into_values();
+    parameters.try_fold(true, |finite, array| {
+        let array = array.as_dtype(Dtype::Float32)?;
+        Ok(finite && array.try_as_slice::<f32>()?.iter().all(|value| value.is_finite()))
+    })
+}
+
+#[test]
+fn a_step_that_is_not_finite_stops_the_run_at_once_and_names_a_parameter() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let config = TrainConfig { log_every: 1000, ..row_by_row(40) };
+    let error = Trainer::new(&mut model, config)?.run(Poisoned::new(17..18)?).unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message
+            .contains("first gradient that is not finite is that of `first.bias`; 4 of 4 are not")
+    );
+    assert!(is_finite(&model)?, "the update was applied");
+    Ok(())
+}
+
+#[test]
+fn steps_that_are_not_finite_are_skipped_and_counted() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let (mut skipped, mut last) = (vec![], 0);
+    let config = TrainConfig { non_finite: NonFinite::Skip, epochs: Some(1), ..row_by_row(1) };
+    let trained = Trainer::new(&mut model, config)?
+        .on_event(|event| match event {
+            Event::Skipped(step) => skipped.push((step.step, step.loss.is_nan())),
+            Event::Step(report) => last = report.num_skipped,
+            _ => {}
+        })
+        .run(Poisoned::new(10..13)?)?;
+    assert_eq!((trained.step, trained.outcome), (40, Outcome::Completed));
+    assert_eq!((skipped.len(), last), (3, 3));
+    assert!(skipped.iter().all(|(_, is_nan)| *is_nan) && is_finite(&model)?);
+    Ok(())
+}
+
+#[test]
+fn too_many_skipped_steps_in_a_row_are_an_error() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let config = TrainConfig { non_finite: NonFinite::Skip, ..row_by_row(40) };
+    let error = Trainer::new(&mut model, config)?.run(Poisoned::new(0..40)?).unwrap_err();
+    let Error::Train(TrainError::TooManySkipped { step, in_a_row, .. }) = error else {
+        panic!("{error}");
+    };
+    assert_eq!((step, in_a_row), (10, 10));
+    Ok(())
+}
+
+/// From which step to which a run goes back, whose step is not finite once; it has to end as it should.
+fn roll_back(checkpoints: Option<&Path>) -> Result<(u64, u64)> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let mut rollbacks = vec![];
+    let checkpoint = CheckpointConfig { every_steps: 4, ..Default::default() };
+    let config = TrainConfig { non_finite: NonFinite::Rollback, checkpoint, ..row_by_row(36) };
+    let mut trainer = Trainer::new(&mut model, config)?;
+    if let Some(folder) = checkpoints {
+        trainer = trainer.checkpoints(Checkpoints::create(folder)?);
+    }
+    let Trained { step, outcome, history } = trainer
+        .on_event(|event| {
+            if let Event::RolledBack { from, to, .. } = event {
+                rollbacks.push((*from, *to));
+            }
+        })
+        .run(Poisoned::new(17..18)?)?;
+    assert_eq!((step, outcome), (36, Outcome::Completed));
+    let steps: Vec<u64> = history.training.iter().map(|point| point.step).collect();
+    assert_eq!(steps, (1..=36).collect::<Vec<_>>(), "what was undone is told once");
+    assert!(is_finite(&model)?);
+    let [rollback] = rollbacks[..] else { panic!("{rollbacks:?}") };
+    Ok(rollback)
+}
+
+#[test]
+fn a_step_that_is_not_finite_goes_back_and_on_with_other_data() -> Result<()> {
+    let (from, to) = roll_back(None)?;
+    assert_eq!(to, (from - 1) / 4 * 4, "from step {from}");
+    // With checkpoints it goes back to the newest that is on disk, which may be an older one.
+    let folder = TempDir::new().unwrap();
+    let (at, to) = roll_back(Some(&folder.path().join("checkpoints")))?;
+    assert!(at == from && to.is_multiple_of(4) && to < from, "to step {to}");
+    Ok(())
+}
+
+#[test]
+fn a_run_that_goes_back_from_its_last_batch_still_ends_as_a_run_does() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let folder = TempDir::new().unwrap();
+    let checkpoint = CheckpointConfig { every_steps: 4, keep_best: 0, ..Default::default() };
+    let config = TrainConfig {
+        non_finite: NonFinite::Rollback,
+        epochs: Some(1),
+        log_every: 100,
+        checkpoint,
+        ..row_by_row(1)
+    };
+    let options = LoaderOptions {
+        batch_size: 1,
+        order: Order::Sequential,
+        num_workers: 0,
+        ..Default::default()
+    };
+    let loader = DataLoader::new(Poisoned::new(39..40)?, options)?;
+    let (mut seen, held_out) = (vec![], waves(8)?);
+    let trained = Trainer::new(&mut model, config)?
+        .checkpoints(Checkpoints::create(folder.path().join("checkpoints"))?)
+        .evaluate_on(&held_out)
+        .on_event(|event| match event {
+            Event::RolledBack { from: 40, to, .. } => seen.push(("back to", *to)),
+            Event::Evaluated { step, .. } => seen.push(("evaluated at", *step)),
+            Event::CheckpointSaved { step, .. } => seen.push(("saved at", *step)),
+            _ => {}
+        })
+        .run_loader(loader)?;
+    assert_eq!(trained.outcome, Outcome::Completed);
+    let step = trained.step;
+    assert!(step < 40 && seen.contains(&("back to", step)), "{seen:?}");
+    assert!(seen.contains(&("evaluated at", step)), "{seen:?}");
+    // A save that was begun before may have ended in between.
+    assert_eq!(seen.last(), Some(&("saved at", step)));
+    Ok(())
+}
+
+#[test]
+fn going_back_again_and_again_is_an_error() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let config = TrainConfig { non_finite: NonFinite::Rollback, ..row_by_row(40) };
+    let error = Trainer::new(&mut model, config)?.run(Poisoned::new(0..40)?).unwrap_err();
+    let message = error.to_string();
+    let Error::Train(TrainError::TooManyRollbacks { step: 1, rollbacks: 3, .. }) = error else {
+        panic!("{message}");
+    };
+    assert!(message.contains("its loss is NaN and its gradient norm NaN"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn a_spike_goes_back_when_it_should() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let mut data = waves(40)?.batch(&(0..40).collect::<Vec<_>>())?;
+    // One target that is far off: a loss of a million among those of about one.
+    let far = Array::from_iter((0..40).map(|row| if row == 17 { 1e3_f32 } else { 0.0 }), &[40, 1]);
+    data.y = data.y.add(far)?;
+    let spike = SpikeConfig { action: SpikeAction::Rollback, ..Default::default() };
+    let checkpoint = CheckpointConfig { every_steps: 10, ..Default::default() };
+    let config = TrainConfig { spike, checkpoint, learning_rate: 1e-5, ..row_by_row(70) };
+    let (mut spikes, mut rollbacks) = (0, 0);
+    let trained = Trainer::new(&mut model, config)?
+        .on_event(|event| match event {
+            Event::Spike(_) => spikes += 1,
+            Event::RolledBack { .. } => rollbacks += 1,
+            _ => {}
+        })
+        .run(InMemory::new(data.x, data.y)?)?;
+    assert!(spikes > 0 && spikes == rollbacks, "{spikes} spikes, {rollbacks} rollbacks");
+    assert_eq!(trained.step, 70);
+    Ok(())
+}
+
+/// The steps that were saved.
+fn saves(config: TrainConfig, folder: &Path, held_out: Option<&InMemory>) -> Result<Vec<u64>> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let mut saved = vec![];
+    let mut trainer = Trainer::new(&mut model, config)?.checkpoints(Checkpoints::create(folder)?);
+    if let Some(held_out) = held_out {
+        trainer = trainer.evaluate_on(held_out);
+    }
+    trainer
+        .on_event(|event| {
+            if let Event::CheckpointSaved { step, bytes, .. } = event {
+                assert!(*bytes > 0);
+                saved.push(*step);
+            }
+        })
+        .run(waves(8)?)?;
+    Ok(saved)
+}
+
+#[test]
+fn checkpoints_are_saved_when_it_is_their_turn_and_at_the_end() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    let save = |name: &str, checkpoint, held_out| {
+        // Learning rate 0: the first evaluation is the best one.
+        let config = TrainConfig {
+            checkpoint,
+            eval_every: 2,
+            learning_rate: 0.0,
+            log_every: 10,
+            ..config(8)
+        };
+        saves(config, &folder.path().join(name), held_out)
+    };
+    let data = waves(8)?;
+    let every_three = CheckpointConfig { every_steps: 3, ..Default::default() };
+    assert_eq!(save("turns", every_three.clone(), None)?, [3, 6, 8]);
+    assert_eq!(save("best", every_three.clone(), Some(&data))?, [2, 3, 6, 8]);
+    let without_best = CheckpointConfig { keep_best: 0, ..every_three };
+    assert_eq!(save("without best", without_best, Some(&data))?, [3, 6, 8]);
+    let at_the_end = CheckpointConfig { every_steps: 0, ..Default::default() };
+    assert_eq!(save("end", at_the_end, None)?, [8]);
+    let always =
+        CheckpointConfig { every_steps: 0, every_minutes: Some(0.0), ..Default::default() };
+    assert_eq!(save("time", always, None)?, [1, 2, 3, 4, 5, 6, 7, 8]);
+    Ok(())
+}
+
+#[test]
+fn a_failed_save_is_told_and_the_run_goes_on() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    let (path, aside) = (folder.path().join("checkpoints"), folder.path().join("aside"));
+    let checkpoint = CheckpointConfig { every_steps: 2, ..Default::default() };
+    let config = TrainConfig { checkpoint, ..config(40) };
+    let (mut saved, mut failed) = (vec![], vec![]);
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let trained = Trainer::new(&mut model, config)?
+        .checkpoints(Checkpoints::create(&path)?)
+        .on_event(|event| match event {
+            Event::CheckpointSaved { step, .. } => {
+                // A file takes the place of the folder, until a save fails.
+                if saved.is_empty() {
+                    fs::rename(&path, &aside).unwrap();
+                    fs::write(&path, "taken").unwrap();
+                }
+                saved.push(*step);
+            }
+            Event::CheckpointFailed { step, error } => {
+                if failed.is_empty() {
+                    fs::remove_file(&path).unwrap();
+                    fs::rename(&aside, &path).unwrap();
+                }
+                failed.push((*step, (*error).to_owned()));
+            }
+            _ => {}
+        })
+        .run(waves(8)?)?;
+    assert_eq!(trained.outcome, Outcome::Completed);
+    assert_eq!((saved.first(), saved.last()), (Some(&2), Some(&40)));
+    assert!(!failed.is_empty() && failed.len() <= 2, "{failed:?}");
+    assert!(failed.iter().all(|(_, error)| error.contains("checkpoints")), "{failed:?}");
+    for entry in Checkpoints::open(&path)?.list()? {
+        entry.verify(Check::Hashes)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_trial_run_does_everything_and_leaves_nothing() -> Result<()> {
+    let folder = TempDir::new().unwrap();
+    let checkpoints = Checkpoints::create(folder.path().join("checkpoints"))?;
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let (data, mut seen) = (waves(20)?, vec![]);
+    let schedule_of = TrainConfig { warmup_steps: 10, learning_rate: 0.5, ..config(100) };
+    let config = TrainConfig { fast_dev_run: true, log_every: 50, ..schedule_of };
+    let trained = Trainer::new(&mut model, config)?
+        .evaluate_on(&data)
+        .checkpoints(checkpoints)
+        .on_event(|event| match event {
+            Event::Step(report) => seen.push(format!("step at {}", report.learning_rate)),
+            Event::Evaluated { evaluation, .. } => {
+                seen.push(format!("evaluated {}", evaluation.num_targets));
+            }
+            Event::CheckpointSaved { path, .. } => {
+                assert!(!path.starts_with(folder.path()));
+                seen.push("saved".into());
+            }
+            _ => {}
+        })
+        .run(data.clone())?;
+    // Learning rates and batches are those of the whole run.
+    let expected = ["step at 0", "step at 0.05", "step at 0.1", "evaluated 8", "saved"];
+    assert_eq!((seen, trained.step), (expected.map(String::from).to_vec(), 3));
+    let left: Vec<_> = fs::read_dir(folder.path().join("checkpoints")).unwrap().collect();
+    assert_eq!(left.len(), 1, "the file with the name of the run alone: {left:?}");
+    Ok(())
+}
+
+#[test]
+fn overfitting_sees_the_same_batches_again_and_again() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let data = Poisoned::new(0..0)?;
+    let asked = Arc::clone(&data.asked);
+    let config = TrainConfig { overfit_batches: 2, num_workers: 0, ..config(6) };
+    Trainer::new(&mut model, config)?.run(data)?;
+    let asked = asked.lock().unwrap();
+    assert_eq!(asked.len(), 6);
+    assert_ne!(asked[0], asked[1]);
+    assert!(asked.chunks(2).all(|pair| pair == &asked[..2]), "{asked:?}");
+    Ok(())
+}
+
+#[test]
+fn averaged_weights_are_evaluated_and_left_in_the_model() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let data = waves(16)?;
+    let config = TrainConfig { ema_decay: Some(0.9), eval_every: 2, ..config(6) };
+    let (mut trains, mut losses) = (vec![], vec![]);
+    let trained = Trainer::new(&mut model, config)?
+        .evaluate_on(&data)
+        .on_event(|event| match event {
+            Event::Step(report) => trains.push(report.loss),
+            Event::Evaluated { evaluation, .. } => losses.push(evaluation.loss),
+            _ => {}
+        })
+        .run(data.clone())?;
+    let left = evaluate(&mut model, &data, 8, &mut [])?.loss;
+    assert_eq!(left.to_bits(), trained.history.last_held_out().unwrap().loss.to_bits());
+    // The steps after an evaluation go on with the weights that are trained, not with their average.
+    let mut plain = Mlp::new(1, 1, Task::Regression)?;
+    let without = TrainConfig { ema_decay: None, eval_every: 2, ..self::config(6) };
+    let history = Trainer::new(&mut plain, without)?.evaluate_on(&data).run(data.clone())?.history;
+    assert_eq!(self::losses(&history), trains);
+    assert_ne!(history.last_held_out().unwrap().loss.to_bits(), losses[2].to_bits());
     Ok(())
 }

@@ -57,6 +57,11 @@ impl Checkpointing {
         Ok(began.elapsed())
     }
 
+    /// Forgets which step was saved last: what comes now is another one of that number.
+    pub(super) fn went_back(&mut self) {
+        self.saved_step = None;
+    }
+
     /// The saves that have ended since this was last asked.
     pub(super) fn finished(&mut self) -> Vec<SaveOutcome> {
         let outcomes = self.saver.finished();
@@ -81,5 +86,26 @@ impl Checkpointing {
                 Err(_) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_saved_once_unless_the_run_went_back_to_it() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(|e| crate::Error::message(e.to_string()))?;
+        let checkpoints = Checkpoints::create(folder.path().join("checkpoints"))?;
+        let config = CheckpointConfig { every_steps: 4, ..Default::default() };
+        let mut saving = Checkpointing::new(checkpoints, &config, None)?;
+        let due = |saving: &Checkpointing| [3, 4, 5].map(|step| saving.is_due(step, false, false));
+        assert_eq!(due(&saving), [false, true, false]);
+        saving.save(4, || Snapshot::take::<String>(4, [], []))?;
+        assert_eq!(due(&saving), [false, false, false]);
+        assert!(!saving.is_due(4, true, true) && saving.is_due(5, true, false));
+        saving.went_back();
+        assert_eq!(due(&saving), [false, true, false]);
+        Ok(())
     }
 }

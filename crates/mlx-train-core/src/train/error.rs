@@ -107,8 +107,8 @@ pub enum TrainError {
     /// The numbers are no longer numbers.
     #[error(
         "training diverged: step {step} has loss {loss} and gradient norm {grad_norm} at learning rate \
-         {learning_rate:e}; lower the learning rate, use a longer warm-up or clip gradients, and check the \
-         data: one target out of the vocabulary or classes makes the loss NaN; {gradients}. With non_finite = \
+         {learning_rate:e} ({gradients}); lower the learning rate, use a longer warm-up or clip gradients, and \
+         check the data: one target out of the vocabulary or classes makes the loss NaN; with non_finite = \
          \"skip\" such steps are left out"
     )]
     NotFinite {
@@ -126,8 +126,8 @@ pub enum TrainError {
     /// Steps that are not finite, one after the other.
     #[error(
         "{in_a_row} steps in a row were skipped because their numbers are not finite, the last of them step \
-         {step} with loss {loss} at learning rate {learning_rate:e}: this does not pass by itself; {gradients}. \
-         Resume from a checkpoint with a lower learning rate, and check the data"
+         {step} with loss {loss} at learning rate {learning_rate:e} ({gradients}): this does not pass by itself; \
+         resume from a checkpoint with a lower learning rate, and check the data"
     )]
     TooManySkipped {
         /// The last of them, counted from 1.

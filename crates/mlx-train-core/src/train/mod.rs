@@ -19,6 +19,7 @@ mod restore_point;
 mod resume;
 mod run;
 mod saved_number;
+mod snapshot;
 mod spike;
 mod step;
 mod stop;

@@ -88,8 +88,12 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         while end.is_none() {
             let numbers = self.take_step()?;
             end = self.end();
-            let Some(numbers) = numbers else { continue };
-            self.report_if_due(&numbers, end)?;
+            match numbers {
+                Some(numbers) => self.report_if_due(&numbers, end)?,
+                // The run went back, where all that was due is done, unless it ends with that.
+                None if end.is_none() => continue,
+                None => {}
+            }
             let verdict = self.evaluate_if_due(end)?;
             if verdict.stops {
                 end = end.or(Some(End::Stopped(StopReason::EarlyStopping)));
@@ -132,16 +136,18 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         if self.config.spike.action == SpikeAction::Report {
             return Ok(true);
         }
-        let reason = format!("loss {:.4} is far above the median {:.4}", spike.loss, spike.median);
+        let reason =
+            format!("its loss {:.4} is far above the median {:.4}", spike.loss, spike.median);
         self.roll_back(&reason).map(|()| false)
     }
 
     /// Does what `non_finite` says; false when the run went back.
     fn guard(&mut self, numbers: &StepNumbers, output: &StepOutput) -> Result<bool> {
         let &StepNumbers { step, loss, grad_norm, learning_rate, .. } = numbers;
+        let gradients = || Ok::<_, Error>(output.not_finite_gradients()?.to_string());
         match self.config.non_finite {
             NonFinite::Stop => {
-                let gradients = output.not_finite_gradients()?.to_string();
+                let gradients = gradients()?;
                 Err(TrainError::NotFinite { step, loss, grad_norm, learning_rate, gradients }
                     .into())
             }
@@ -153,12 +159,12 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
                 if in_a_row < MAX_SKIPPED_IN_A_ROW {
                     return Ok(true);
                 }
-                let gradients = output.not_finite_gradients()?.to_string();
+                let gradients = gradients()?;
                 Err(TrainError::TooManySkipped { step, in_a_row, loss, learning_rate, gradients }
                     .into())
             }
             NonFinite::Rollback => {
-                let reason = format!("loss {loss} and gradient norm {grad_norm} are not finite");
+                let reason = format!("its loss is {loss} and its gradient norm {grad_norm}");
                 self.roll_back(&reason).map(|()| false)
             }
         }
@@ -171,6 +177,9 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         let RunState { step: to, arrays, progress } = point.take(from, reason)?;
         self.step.restore(&arrays, to)?;
         self.progress = progress;
+        if let Some(checkpointing) = &mut self.checkpointing {
+            checkpointing.went_back();
+        }
         (self.on_event)(&Event::RolledBack { from, to, reason });
         Ok(())
     }
@@ -234,16 +243,13 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         let (train_step, feed, progress) = (&self.step, &self.feed, &self.progress);
         let (model, config, metric) = (&self.model_name, &self.resolved, self.metric);
         let take = || {
-            let arrays = train_step.snapshot()?;
-            let weights = arrays.weights.iter().map(|(name, array)| (name, array));
-            let training = arrays.training.iter().map(|(name, array)| (name, array));
             let saved = SavedRun { data: feed.position(), progress: progress.clone() };
             Ok(Snapshot {
                 model: model.clone(),
                 progress: serde_json::to_value(saved).map_err(|e| Error::message(e.to_string()))?,
                 config: config.clone(),
                 metric,
-                ..Snapshot::take(step, weights, training)?
+                ..train_step.snapshot()?.to_host(step)?
             })
         };
         match checkpointing.save(step, take) {
@@ -270,8 +276,12 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
     fn tell_saves(&mut self) {
         let outcomes = self.checkpointing.as_mut().map(Checkpointing::finished);
         for outcome in outcomes.unwrap_or_default() {
-            if let (Ok(saved), Some(_)) = (&outcome.result, &self.restore_point) {
-                self.restore_point = Some(RestorePoint::on_disk(saved.path.clone()));
+            // One that was begun before the run went back may be of a later step than this.
+            let is_earlier = outcome.step <= self.step_number();
+            if let (Ok(saved), Some(point), true) =
+                (&outcome.result, &mut self.restore_point, is_earlier)
+            {
+                *point = RestorePoint::on_disk(saved.path.clone());
             }
             tell_save(&outcome, &mut self.on_event);
         }
