@@ -21,8 +21,8 @@ pub struct Position {
     seed: Option<u64>,
     /// How many processes share the rows.
     world_size: usize,
-    /// Whether the rows that they cannot share equally are repeated.
-    remainder_repeats: bool,
+    /// What becomes of the rows that several cannot share equally.
+    remainder: Option<Remainder>,
 }
 
 /// No run gets here, and sums of positions stay below 2^64.
@@ -30,13 +30,14 @@ const LARGEST: u64 = 1 << 62;
 
 impl Position {
     pub(super) fn new(sampler: &Sampler, rows_taken: u64) -> Self {
+        let (order, seed) = sampler.order();
         Self {
             rows_taken,
             num_rows: sampler.num_rows(),
-            order: sampler.order_name().to_owned(),
-            seed: sampler.order().is_random().then(|| sampler.seed()),
+            order: order.to_owned(),
+            seed,
             world_size: sampler.world_size(),
-            remainder_repeats: sampler.remainder() == Remainder::Repeat,
+            remainder: (sampler.world_size() > 1).then(|| sampler.remainder()),
         }
     }
 
@@ -51,14 +52,12 @@ impl Position {
     /// [`DataError::Position`], which lists everything that differs.
     pub(super) fn within(&self, sampler: &Sampler) -> Result<u64> {
         let here = Self::new(sampler, self.rows_taken);
-        let seed =
-            |seed: Option<u64>| seed.map_or_else(|| "none".to_owned(), |seed| seed.to_string());
         let fields = [
             ("rows", self.num_rows.to_string(), here.num_rows.to_string()),
             ("order", self.order.clone(), here.order.clone()),
-            ("seed", seed(self.seed), seed(here.seed)),
+            ("seed", or_none(self.seed), or_none(here.seed)),
             ("world size", self.world_size.to_string(), here.world_size.to_string()),
-            ("remainder", remainder(self), remainder(&here)),
+            ("remainder", or_none(self.remainder), or_none(here.remainder)),
         ];
         let differs = |(name, saved, here): (&str, String, String)| {
             (saved != here).then(|| format!("{name}: {saved} when it was saved, {here} now"))
@@ -74,6 +73,6 @@ impl Position {
     }
 }
 
-fn remainder(position: &Position) -> String {
-    if position.remainder_repeats { "repeated" } else { "dropped" }.to_owned()
+fn or_none(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "none".to_owned(), |value| value.to_string())
 }

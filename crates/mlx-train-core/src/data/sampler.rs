@@ -2,6 +2,7 @@
 
 use super::{DataError, Permutation, alias::AliasTable, random};
 use crate::Result;
+use serde::{Deserialize, Serialize};
 use std::{fmt, ops::Range, sync::Arc};
 
 /// In which order the rows of an epoch come.
@@ -22,11 +23,6 @@ impl Order {
     pub fn weighted(weights: impl Into<Arc<[f64]>>) -> Self {
         Self::Weighted(weights.into())
     }
-
-    /// Whether a seed decides it.
-    pub(super) fn is_random(&self) -> bool {
-        !matches!(self, Self::Sequential)
-    }
 }
 
 /// A name that tells one order from another: weights are told apart by a hash.
@@ -44,13 +40,23 @@ impl fmt::Display for Order {
 }
 
 /// What becomes of the rows that are left over when the ranks share an epoch equally.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Remainder {
     /// The epoch's first rows come a second time, fewer than `world_size` of them, so that none is left out.
     #[default]
     Repeat,
     /// The epoch's last rows are left out, fewer than `world_size` of them; other ones in each shuffled epoch.
     Drop,
+}
+
+impl fmt::Display for Remainder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Repeat => "repeated",
+            Self::Drop => "dropped",
+        })
+    }
 }
 
 /// The row at every position of an endless run, each computed by itself in constant time.
@@ -67,15 +73,22 @@ pub enum Remainder {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Sampler {
-    order: Order,
-    /// Written once: of weights, it is a hash over all of them.
+    rule: Rule,
+    /// What tells the order from others; of weights, it takes a look at all of them.
     order_name: Arc<str>,
-    table: Option<Arc<AliasTable>>,
     len: usize,
     seed: u64,
     rank: usize,
     world_size: usize,
     remainder: Remainder,
+}
+
+/// How the row at a position of an epoch is found.
+#[derive(Debug, Clone)]
+enum Rule {
+    InOrder,
+    Permuted,
+    Drawn(Arc<AliasTable>),
 }
 
 impl Sampler {
@@ -90,20 +103,23 @@ impl Sampler {
                 DataError::Invalid("the data has no row: name data that has some".into()).into()
             );
         }
-        let table = match &order {
-            Order::Weighted(weights) if weights.len() != len => {
+        let order_name = order.to_string().into();
+        let rule = match order {
+            Order::Sequential => Rule::InOrder,
+            Order::Shuffled => Rule::Permuted,
+            Order::Weighted(weights) if weights.len() == len => {
+                Rule::Drawn(Arc::new(AliasTable::new(&weights)?))
+            }
+            Order::Weighted(weights) => {
                 let problem = format!(
                     "{} weights do not fit {len} rows: give one weight for each row",
                     weights.len()
                 );
                 return Err(DataError::Invalid(problem).into());
             }
-            Order::Weighted(weights) => Some(Arc::new(AliasTable::new(weights)?)),
-            Order::Sequential | Order::Shuffled => None,
         };
         let (rank, world_size, remainder) = (0, 1, Remainder::default());
-        let order_name = order.to_string().into();
-        Ok(Self { order, order_name, table, len, seed, rank, world_size, remainder })
+        Ok(Self { rule, order_name, len, seed, rank, world_size, remainder })
     }
 
     /// The part of one process among `world_size` that read the same data: its own positions, from 0.
@@ -146,24 +162,15 @@ impl Sampler {
         self.len
     }
 
-    /// The order of the rows.
-    pub fn order(&self) -> &Order {
-        &self.order
+    /// What tells the order from others: its name, and the seed of a random one.
+    pub(super) fn order(&self) -> (&str, Option<u64>) {
+        let is_random = !matches!(self.rule, Rule::InOrder);
+        (&self.order_name, is_random.then_some(self.seed))
     }
 
-    /// What tells its order from others.
-    pub(super) fn order_name(&self) -> &str {
-        &self.order_name
-    }
-
-    /// What becomes of rows that the processes cannot share equally.
+    /// What becomes of the rows that the processes cannot share equally.
     pub fn remainder(&self) -> Remainder {
         self.remainder
-    }
-
-    /// What decides the random orders.
-    pub fn seed(&self) -> u64 {
-        self.seed
     }
 
     /// How many processes share the rows.
@@ -204,13 +211,13 @@ impl Sampler {
         move |index| {
             // Only the last position of a rank can lie behind the end, and there the epoch starts again.
             let index = (index * self.world_size + self.rank) % self.len;
-            match (&self.order, &self.table) {
-                (Order::Sequential, _) => index,
-                (Order::Weighted(_), Some(table)) => {
+            match &self.rule {
+                Rule::InOrder => index,
+                Rule::Permuted => permutation.at(index),
+                Rule::Drawn(table) => {
                     let counter = (index as u64 + 1).wrapping_mul(random::GOLDEN);
                     table.draw(random::mix(draws.wrapping_add(counter)))
                 }
-                (Order::Shuffled | Order::Weighted(_), _) => permutation.at(index),
             }
         }
     }

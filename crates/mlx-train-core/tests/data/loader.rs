@@ -161,11 +161,6 @@ fn a_position_of_other_data_or_another_order_is_refused_and_told_apart() {
             "order: shuffled when",
         ),
         (10, LoaderOptions { world_size: 2, ..shuffled.clone() }, "world size: 1 when"),
-        (
-            10,
-            LoaderOptions { remainder: Remainder::Drop, ..shuffled.clone() },
-            "remainder: repeated",
-        ),
     ] {
         let mut other = of(rows, options);
         let message = other.resume_at(&position).unwrap_err().to_string();
@@ -179,6 +174,13 @@ fn a_position_of_other_data_or_another_order_is_refused_and_told_apart() {
     let sequential =
         |seed| of(10, LoaderOptions { order: Order::Sequential, seed, ..shuffled.clone() });
     assert!(sequential(1).resume_at(&sequential(2).position()).is_ok());
+    // Who is alone has no remainder; of two, it is another order.
+    let share =
+        |world_size, remainder| of(10, LoaderOptions { world_size, remainder, ..shuffled.clone() });
+    let repeated = |world_size| share(world_size, Remainder::Repeat).position();
+    assert!(share(1, Remainder::Drop).resume_at(&repeated(1)).is_ok());
+    let refused = share(2, Remainder::Drop).resume_at(&repeated(2)).unwrap_err().to_string();
+    assert!(refused.contains("remainder: repeated when it was saved, dropped now"), "{refused}");
     // Another batch size, number of threads or end of the epoch is no other order.
     let options =
         LoaderOptions { batch_size: 3, num_workers: 0, epoch_end: EpochEnd::Drop, ..shuffled };
