@@ -155,8 +155,10 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
     /// Trains on the batches of a loader, which has an order and a batch size of its own; those of the
     /// config are for the held-out data alone.
     ///
+    /// The config says when the run ends, by `steps` or `epochs`.
+    ///
     /// # Errors
-    /// As [`Trainer::run`].
+    /// As [`Trainer::run`]; [`crate::data::DataError::Ended`] when the loader ends before the run does.
     pub fn run_loader(self, training: DataLoader) -> Result<Trained> {
         Run::start(self, training)?.train()
     }
