@@ -4,7 +4,8 @@ use mlx_train::{
     chart::Chart,
     config::{Document, Format},
     data::{
-        Batch, DataLoader, Dataset, InMemory, LoaderOptions, Packing, Padding, Position, Sequences,
+        Batch, DataLoader, Dataset, InMemory, LoaderOptions, Packing, Padding, Position, Prepare,
+        Sequences, Tokenizer,
     },
     generate::{GenerateOptions, Sampler, generate},
     mlx_rs::random,
@@ -493,5 +494,22 @@ fn documents_of_unequal_length() -> Result<()> {
     assert_eq!(ints(&batch.y)?, [-100, 7, 8, 10, 12, 13, -100, -100]);
     let segments = batch.segments.ok_or_else(|| Error::message("no segments"))?;
     assert_eq!(ints(&segments)?, [0, 0, 0, 1, 0, 0, -1, -1]);
+    Ok(())
+}
+
+#[test]
+fn token_files() -> Result<()> {
+    let folder = tempfile::tempdir().map_err(|error| Error::message(error.to_string()))?;
+    let (book, output) = (folder.path().join("book.txt"), folder.path().join("tokens"));
+    std::fs::write(&book, "Call me Ishmael. ".repeat(20))
+        .map_err(|error| Error::message(error.to_string()))?;
+    // ANCHOR: prepare
+    let tokenizer = Tokenizer::bytes(); // or Tokenizer::open("tokenizer.json")?
+    let files = Prepare::new([book], output, tokenizer).run(|_progress| {})?;
+
+    let (training, held_out) = files.split(0.1)?;
+    let (training, held_out) = (training.windows(32)?, held_out.chunks(32)?);
+    // ANCHOR_END: prepare
+    assert!(training.len() > held_out.len());
     Ok(())
 }

@@ -85,6 +85,8 @@ fn help_is_as_it_was() {
         ("help", &["--help"][..]),
         ("help_models", &["models", "--help"]),
         ("help_config_init", &["config", "init", "--help"]),
+        ("help_data", &["data", "--help"]),
+        ("help_data_prepare", &["data", "prepare", "--help"]),
         ("help_train", &["train", "--help"]),
         ("help_generate", &["generate", "--help"]),
         ("help_schedule", &["schedule", "--help"]),

@@ -1,7 +1,7 @@
 //! Documents in files: the records that they are read in, and the tokens of each.
 
 use super::{
-    Tokenizer, Tokens,
+    Sequences, Tokenizer, Tokens,
     files::malformed,
     jsonl::{Example, LineFormat},
     lines::{LineStart, Lines},
@@ -54,7 +54,8 @@ impl DocumentFormat {
 /// tokenizer's token after a text, if it has one.
 ///
 /// `field` is the key of the text in a JSONL file, or the column in a Parquet file. A document without
-/// text is left out. Files larger than memory are for [`Prepare`](super::Prepare).
+/// text is left out. Of a prompt with its completion, only the completion's tokens are predicted. Files
+/// larger than memory are for [`Prepare`](super::Prepare).
 ///
 /// # Errors
 /// [`DataError::Malformed`](super::DataError::Malformed) with the line or row of the first record that cannot be used;
@@ -63,14 +64,21 @@ pub fn read_documents(
     path: impl AsRef<Path>,
     field: &str,
     tokenizer: &Tokenizer,
-) -> Result<Tokens> {
+) -> Result<Sequences> {
     let path = path.as_ref();
     let format = DocumentFormat::of(path)?;
     let mut records = Records::open(path, format, field, Place::default())?;
     let encoder = Encoder::new(path, format, field, tokenizer);
     let (mut tokens, mut ends) = (Vec::new(), Vec::new());
+    // Empty for as long as every token is predicted.
+    let mut predicted = Vec::new();
     while let Some(record) = records.read()? {
-        tokens.extend(encoder.encode(&record)?);
+        let document = encoder.encode(&record)?;
+        if document.num_given > 0 {
+            predicted.resize(tokens.len(), true);
+            predicted.resize(tokens.len() + document.num_given, false);
+        }
+        tokens.extend(document.tokens);
         if record.ends_document && ends.last().copied().unwrap_or(0) < tokens.len() {
             ends.push(tokens.len());
         }
@@ -78,7 +86,14 @@ pub fn read_documents(
     if tokens.is_empty() {
         return Err(malformed(path, "it has no text: name a file with text to train on"));
     }
-    Tokens::new(tokens, ends, tokenizer.vocab_size(), &path.display().to_string())
+    let num_tokens = tokens.len();
+    let origin = path.display().to_string();
+    let sequences = Sequences::new(Tokens::new(tokens, ends, tokenizer.vocab_size(), &origin)?);
+    if predicted.is_empty() {
+        return Ok(sequences);
+    }
+    predicted.resize(num_tokens, true);
+    sequences.with_loss_mask(predicted)
 }
 
 /// Where a record starts in its file: what it takes to go on there.
@@ -228,6 +243,14 @@ fn line_ends(bytes: &[u8]) -> u64 {
     bytes.iter().map(|&byte| u64::from(byte == b'\n')).sum()
 }
 
+/// The tokens of a record.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) tokens: Vec<u32>,
+    /// How many of them, at the start, are given and not predicted.
+    pub(super) num_given: usize,
+}
+
 /// Makes tokens of a file's records; threads may share one.
 #[derive(Debug)]
 pub(super) struct Encoder {
@@ -249,21 +272,25 @@ impl Encoder {
     }
 
     /// The tokens of a record, with the one after a text where the document ends.
-    pub(super) fn encode(&self, record: &Record) -> Result<Vec<u32>> {
+    pub(super) fn encode(&self, record: &Record) -> Result<Encoded> {
+        let all = |tokens| Ok(Encoded { tokens, num_given: 0 });
         let parsed;
         let text = if self.format == DocumentFormat::Jsonl {
             match self.lines.parse(record.place.lines + 1, &record.content)? {
                 Example::Text(text) => parsed = text,
-                Example::Tokens(tokens) => return self.check(record, tokens),
-                Example::Completion { .. } => {
-                    let problem = "a `prompt` with its `completion` is no document, because only the \
-                                   completion is predicted: train on the .jsonl file itself";
-                    return Err(self.lines.problem(record.place.lines + 1, problem));
+                Example::Tokens(tokens) => return self.check(record, tokens).and_then(all),
+                Example::Completion { prompt, completion } => {
+                    // Each for itself, so that the prompt's tokens are what they are when a user asks.
+                    let mut tokens = self.tokenizer.encode(&prompt)?;
+                    let num_given = tokens.len();
+                    tokens.extend(self.tokenizer.encode(&completion)?);
+                    tokens.extend(self.tokenizer.eos());
+                    return Ok(Encoded { tokens, num_given });
                 }
             }
             &parsed
         } else if self.tokenizer.is_bytes() {
-            return Ok(record.content.iter().map(|&byte| u32::from(byte)).collect());
+            return all(record.content.iter().map(|&byte| u32::from(byte)).collect());
         } else {
             self.utf8(record)?
         };
@@ -271,7 +298,18 @@ impl Encoder {
         if record.ends_document && !tokens.is_empty() {
             tokens.extend(self.tokenizer.eos());
         }
-        Ok(tokens)
+        all(tokens)
+    }
+
+    /// The tokens of a record that may be cut anywhere, which one with a prompt may not.
+    pub(super) fn encode_whole(&self, record: &Record) -> Result<Vec<u32>> {
+        let Encoded { tokens, num_given } = self.encode(record)?;
+        if num_given == 0 {
+            return Ok(tokens);
+        }
+        let problem = "a `prompt` with its `completion` is no document, because only the completion is \
+                       predicted: train on the .jsonl file itself";
+        Err(self.lines.problem(record.place.lines + 1, problem))
     }
 
     /// Tokens that another program made are believed only after a look.

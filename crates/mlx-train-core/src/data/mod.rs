@@ -48,7 +48,7 @@ pub use padding::{Padded, Padding};
 pub use permutation::Permutation;
 pub use plan::EpochEnd;
 pub use position::Position;
-pub use prepare::{Prepare, PrepareProgress};
+pub use prepare::{Preparation, Prepare, PrepareProgress};
 pub use sampler::{Order, Remainder, Sampler};
 pub use sequences::Sequences;
 pub use table::Columns;

@@ -80,6 +80,28 @@ impl Sequences {
         self.len() == 0
     }
 
+    /// Whether there are tokens that are not learned.
+    pub fn has_loss_mask(&self) -> bool {
+        self.loss_mask.is_some()
+    }
+
+    /// Splits off the last documents as held out, as [`Tokens::split`] does.
+    ///
+    /// # Errors
+    /// As [`Tokens::split`].
+    pub fn split(&self, held_out_fraction: f64) -> Result<(Self, Self)> {
+        let (training, held_out) = self.tokens.split(held_out_fraction)?;
+        let middle = training.len();
+        let part = |tokens, mask: fn(&[bool], usize) -> &[bool]| {
+            let loss_mask = self.loss_mask.as_deref().map(|all| Arc::from(mask(all, middle)));
+            Self { tokens, loss_mask, max_tokens: self.max_tokens }
+        };
+        Ok((
+            part(training, |mask, middle| &mask[..middle]),
+            part(held_out, |mask, middle| &mask[middle..]),
+        ))
+    }
+
     /// The tokens of the documents.
     pub fn tokens(&self) -> &Tokens {
         &self.tokens

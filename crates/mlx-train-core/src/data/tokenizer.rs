@@ -4,11 +4,14 @@ use super::{
     DataError,
     files::{hex, malformed, read_at_most},
 };
-use crate::{Result, file::write_whole};
+use crate::{
+    Result,
+    file::{FileError, write_whole},
+};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::{
-    fmt,
+    fmt, fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -67,7 +70,7 @@ impl Tokenizer {
     /// such as `<|endoftext|>` and `</s>`. Truncation and padding are off, whatever the file says.
     ///
     /// # Errors
-    /// [`FileError`](crate::file::FileError) when a file cannot be read, [`DataError::Malformed`]
+    /// [`FileError`] when a file cannot be read, [`DataError::Malformed`]
     /// when it describes no tokenizer, or one that encodes a text at random (`dropout`).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
@@ -123,19 +126,23 @@ impl Tokenizer {
         if path.exists() { Self::open(path) } else { Ok(Self::bytes()) }
     }
 
-    /// Writes a `tokenizer.json`, and the names of the special tokens beside it, into a folder; the
-    /// tokenizer of bytes writes nothing.
+    /// Makes this the tokenizer of a folder: writes its `tokenizer.json`, and the names of the special
+    /// tokens beside it. The tokenizer of bytes has neither file, and removes those of another.
     ///
     /// # Errors
-    /// [`FileError`](crate::file::FileError) when the disk fails.
+    /// [`FileError`] when the disk fails.
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
-        if let Kind::HuggingFace { tokenizer, json, eos, bos, .. } = &*self.0 {
-            let name = |id: &Option<u32>| id.and_then(|id| tokenizer.id_to_token(id));
-            let config = json!({ "eos_token": name(eos), "bos_token": name(bos) });
-            let folder = folder.as_ref();
-            write_whole(folder.join(CONFIG_FILE), format!("{config:#}\n"))?;
-            write_whole(folder.join(FILE), json)?;
-        }
+        let [file, config_file] = [FILE, CONFIG_FILE].map(|name| folder.as_ref().join(name));
+        let Kind::HuggingFace { tokenizer, json, eos, bos, .. } = &*self.0 else {
+            for path in [file, config_file].iter().filter(|path| path.exists()) {
+                fs::remove_file(path).map_err(FileError::write(path))?;
+            }
+            return Ok(());
+        };
+        let name = |id: &Option<u32>| id.and_then(|id| tokenizer.id_to_token(id));
+        let config = json!({ "eos_token": name(eos), "bos_token": name(bos) });
+        write_whole(config_file, format!("{config:#}\n"))?;
+        write_whole(file, json)?;
         Ok(())
     }
 
@@ -283,11 +290,11 @@ impl Decoder<'_> {
             .map_err(|error| failed(path, "decode tokens", &*error))
     }
 
-    /// What is left at the end: a character that was not finished, as U+FFFD.
+    /// What is left when no token follows: a character that was not finished, as U+FFFD.
     ///
     /// # Errors
     /// When the tokenizer fails.
-    pub fn finish(self) -> Result<Vec<u8>> {
+    pub fn finish(&self) -> Result<Vec<u8>> {
         let Kind::HuggingFace { tokenizer, path, .. } = &*self.tokenizer.0 else {
             return Ok(Vec::new());
         };

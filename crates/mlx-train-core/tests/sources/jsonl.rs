@@ -1,7 +1,9 @@
 //! JSONL: what a line holds, and which lines are refused.
 
 use crate::{file, refusal};
-use mlx_train_core::data::{Example, JsonLines, Tokenizer, read_documents};
+use mlx_train_core::data::{
+    Dataset, Example, IGNORED_TARGET, JsonLines, Padding, Sequences, Tokenizer, read_documents,
+};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -90,7 +92,9 @@ fn the_field_of_the_text_has_any_name() {
 fn documents_are_read_into_memory_with_their_ends() {
     let content = "{\"text\": \"one\"}\n{\"text\": \"\"}\n{\"tokens\": [7, 8]}\n";
     let (_folder, path) = file("a.jsonl", content);
-    let tokens = read_documents(&path, "text", &Tokenizer::bytes()).unwrap();
+    let sequences = read_documents(&path, "text", &Tokenizer::bytes()).unwrap();
+    assert!(!sequences.has_loss_mask());
+    let tokens = sequences.tokens();
     let documents: Vec<Vec<i32>> = (0..tokens.num_documents())
         .map(|d| tokens.get(tokens.document(d).unwrap()).unwrap())
         .collect();
@@ -113,4 +117,28 @@ fn documents_are_read_into_memory_with_their_ends() {
         let (_folder, path) = file(name, "x");
         refusal(read_documents(&path, "text", &Tokenizer::bytes()), &path, &[expected]);
     }
+}
+
+#[test]
+fn only_completions_are_learned() {
+    let lines = [
+        json!({ "prompt": "ab", "completion": "cd" }),
+        json!({ "text": "ef" }),
+        json!({ "prompt": "g", "completion": "hi" }),
+    ];
+    let (_folder, path) = file("a.jsonl", lines.map(|line| line.to_string()).join("\n"));
+    let sequences = read_documents(&path, "text", &Tokenizer::bytes()).unwrap();
+    let targets = |sequences: &Sequences, rows: &[usize]| {
+        let y = sequences.padded(Padding::Longest).unwrap().batch(rows).unwrap().y;
+        y.try_as_slice::<i32>().unwrap().to_vec()
+    };
+    let learned = |bytes: &str| -> Vec<i32> {
+        let target = |byte| if byte == b'-' { IGNORED_TARGET } else { i32::from(byte) };
+        bytes.bytes().map(target).collect()
+    };
+    assert_eq!(targets(&sequences, &[0, 1, 2]), learned("-cdf--hi-"));
+
+    let (training, held_out) = sequences.split(0.3).unwrap();
+    assert_eq!(targets(&training, &[0, 1]), learned("-cdf--"));
+    assert_eq!(targets(&held_out, &[0]), learned("hi"));
 }

@@ -83,8 +83,8 @@ fn texts_are_documents_and_those_without_text_are_left_out() {
     let (folder, path) = rows();
     let expected = ["the cat", "the hat", "and 猫", "the other", "ate"];
     let bytes = Tokenizer::bytes();
-    let tokens = read_documents(&path, "text", &bytes).unwrap();
-    assert_eq!(documents(&tokens, &bytes), expected);
+    let sequences = read_documents(&path, "text", &bytes).unwrap();
+    assert_eq!(documents(sequences.tokens(), &bytes), expected);
 
     let tokenizer = Tokenizer::open(&BYTE_LEVEL.1).unwrap();
     let files =

@@ -54,7 +54,7 @@ proptest! {
         let tokenizer = files.tokenizer().unwrap();
         let expected: Vec<Vec<i32>> = paths
             .iter()
-            .flat_map(|path| documents(&read_documents(path, "text", &tokenizer).unwrap()))
+            .flat_map(|path| documents(read_documents(path, "text", &tokenizer).unwrap().tokens()))
             .collect();
         prop_assert_eq!(documents(files.training()), expected);
     }
@@ -158,7 +158,8 @@ fn held_out_documents_are_in_neither_part_twice() {
     let held_out = files.held_out().unwrap();
     assert_eq!(held_out.num_documents(), 20);
     let mut both = [documents(files.training()), documents(held_out)].concat();
-    let mut all = documents(&read_documents(&paths[1], "text", &prepare.tokenizer).unwrap());
+    let mut all =
+        documents(read_documents(&paths[1], "text", &prepare.tokenizer).unwrap().tokens());
     both.sort();
     all.sort();
     assert_eq!(both, all);

@@ -103,7 +103,7 @@ fn the_end_of_a_text_has_the_usual_name_or_the_one_beside_the_file() {
 #[test]
 fn a_saved_tokenizer_is_the_same_one() {
     let folder = TempDir::new().unwrap();
-    for tokenizer in [Tokenizer::bytes(), open()] {
+    for tokenizer in [Tokenizer::bytes(), open(), Tokenizer::bytes()] {
         tokenizer.save(folder.path()).unwrap();
         let again = Tokenizer::of_folder(folder.path()).unwrap();
         assert_eq!(again.fingerprint(), tokenizer.fingerprint());

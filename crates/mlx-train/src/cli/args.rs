@@ -1,5 +1,6 @@
 //! The command line, as clap sees it.
 
+use crate::data::Prepare;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -24,6 +25,14 @@ pub(super) fn command(program: &str) -> clap::Command {
                 "schedule --config train.toml --plot schedule.png",
                 "schedule --set train.schedule.kind=wsd --set train.warmup_steps=100",
             ]))
+        })
+        .mut_subcommand("data", |data| {
+            data.mut_subcommand("prepare", |prepare| {
+                prepare.after_help(examples(&[
+                    "data prepare book.txt --output tokens",
+                    "data prepare web-*.jsonl --output tokens --tokenizer tokenizer.json --held-out 0.01",
+                ]))
+            })
         })
         .mut_subcommand("generate", |generate| {
             generate.after_help(examples(&[
@@ -57,6 +66,9 @@ pub(super) enum Command {
     /// Write, check and show config files
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make token files of texts, and tell what they hold
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Train a model by name
     Train(TrainArgs),
     /// Show the learning rate over the steps of a run
@@ -134,6 +146,54 @@ pub(super) enum ConfigCommand {
         #[arg(long, value_enum, default_value_t)]
         format: ShowFormat,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DataCommand {
+    /// Turn texts into token files, which training reads without loading them
+    ///
+    /// Texts are whole files (.txt and others), lines of .jsonl files, or rows of .parquet files, each a
+    /// document. When it is interrupted, the same command goes on after the last finished token file.
+    Prepare(PrepareArgs),
+    /// Tell what a folder of token files holds
+    Info {
+        /// The folder, the output of `data prepare`
+        folder: PathBuf,
+        /// Read every file and compare it with its hash
+        #[arg(long)]
+        verify: bool,
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PrepareArgs {
+    /// The files to read, in this order
+    #[arg(required = true, value_name = "INPUT")]
+    pub(super) inputs: Vec<PathBuf>,
+    /// The folder of token files; it is made if it is not there
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) output: PathBuf,
+    /// A tokenizer.json of Hugging Face; without one, tokens are bytes
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) tokenizer: Option<PathBuf>,
+    /// The key of the text in .jsonl files, the column in .parquet files
+    #[arg(long, default_value = "text")]
+    pub(super) field: String,
+    /// How many tokens a file has; so many are in memory at once
+    #[arg(long, value_name = "N", default_value_t = Prepare::SHARD_TOKENS)]
+    pub(super) shard_tokens: usize,
+    /// Which share of the documents is held out of training
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(super) held_out: f64,
+    /// How many threads make tokens; the result is the same [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<usize>,
+    /// Replace token files of other inputs or settings in the same folder
+    #[arg(long)]
+    pub(super) force: bool,
 }
 
 /// Where a run's settings come from.

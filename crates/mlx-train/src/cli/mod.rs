@@ -12,6 +12,7 @@ mod generate;
 mod models;
 mod origin;
 mod plot;
+mod prepare;
 mod report;
 mod schedule;
 mod settings;
@@ -51,6 +52,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
     match command {
         Command::Models(command) => models::run(command, out),
         Command::Config(command) => config::run(command, out),
+        Command::Data(command) => prepare::run(command, out),
         Command::Train(args) => train::run(&args, out),
         Command::Schedule(args) => schedule::run(&args, out),
         Command::Generate(args) => generate::run(&args, out),

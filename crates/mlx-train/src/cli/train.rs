@@ -3,7 +3,7 @@
 use super::{
     Failure,
     args::{RunSource, TrainArgs},
-    data::{Data, DataKind},
+    data::Data,
     origin::{Origin, RUNS, new_folder, resume_command},
     program_name,
     settings::Settings,
@@ -66,7 +66,7 @@ impl Run {
         let settings = Settings::resolve(&source(args, origin.as_ref()))?;
         let data = settings.data.load()?;
         let mut model = rng::scope(&rng::key(settings.train.seed)?, || settings.model.build())?;
-        check_language_model(&settings, model.as_mut())?;
+        check_language_model(&settings, &data, model.as_mut())?;
         check_memory(model.as_ref())?;
         check_data(&settings, &data, model.as_mut())?;
 
@@ -82,6 +82,9 @@ impl Run {
             };
             let (folder, checkpoints) = new_folder(path, args.force)?;
             folder.write_config(&settings.to_toml()?)?;
+            if let Some(tokenizer) = &data.tokenizer {
+                tokenizer.save(folder.path())?;
+            }
             (folder, checkpoints)
         };
         let allowed = args.allow.clone();
@@ -123,7 +126,7 @@ impl Run {
         if let Some(resume) = self.resume {
             trainer = trainer.resume(resume);
         }
-        if settings.data.kind == DataKind::Idx {
+        if data.has_classes {
             trainer = trainer.metric("accuracy", accuracy);
         }
         let Trained { history, step, outcome } = recorder.end(trainer.run(data.training))?;
@@ -201,17 +204,19 @@ fn keep_config(folder: &RunFolder, settings: &Settings) {
     }
 }
 
-/// Bytes out of the vocabulary would be read as its last token, and make the loss NaN; positions out
+/// Tokens out of the vocabulary would be read as its last token, and make the loss NaN; positions out
 /// of the context would be whatever the model makes of them.
-fn check_language_model(settings: &Settings, model: &mut dyn BaseModel) -> Result<()> {
-    let (DataKind::Text, Some(model)) = (settings.data.kind, model.as_language_model()) else {
+fn check_language_model(settings: &Settings, data: &Data, model: &mut dyn BaseModel) -> Result<()> {
+    let (Some(tokenizer), Some(model)) = (&data.tokenizer, model.as_language_model()) else {
         return Ok(());
     };
     let (vocab_size, context) = (model.vocab_size(), model.context_length());
-    if vocab_size < 256 {
+    let needed = tokenizer.vocab_size() as usize;
+    if vocab_size < needed {
+        let unit = data.unit;
         return Err(Error::message(format!(
-            "the model's vocabulary has {vocab_size} tokens and a text has 256 different bytes; \
-             set model.vocab_size=256"
+            "the model's vocabulary has {vocab_size} tokens and the data is of {needed} different \
+             {unit}; set model.vocab_size={needed}"
         )));
     }
     let seq_len = settings.data.seq_len;

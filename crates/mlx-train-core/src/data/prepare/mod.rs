@@ -97,39 +97,37 @@ impl Prepare {
     /// Does the work, or what is left of it, and calls `progress` after every record.
     ///
     /// # Errors
-    /// [`DataError::Malformed`] with file and line for the first record that cannot be used;
-    /// [`DataError::Invalid`] when a setting is out of its range, when the folder holds tokens of other
-    /// inputs or settings, when another process is at work in it, or when a part would be empty;
-    /// [`FileError`] when the disk fails. The token files that were finished stay, and the next call
-    /// goes on after them.
-    pub fn run(&self, mut progress: impl FnMut(&PrepareProgress)) -> Result<TokenFiles> {
-        let (source, recipe) = self.check()?;
+    /// As [`Prepare::start`] and [`Preparation::run`].
+    pub fn run(&self, progress: impl FnMut(&PrepareProgress)) -> Result<TokenFiles> {
+        self.start()?.run(progress)
+    }
+
+    /// Checks the settings, the inputs and the folder, and makes or opens it; reads no input.
+    ///
+    /// # Errors
+    /// [`DataError::Invalid`] when a setting is out of its range, or the folder holds tokens of other
+    /// inputs or settings; [`DataError::Malformed`] when an input is no text, or another process is at
+    /// work in the folder; [`FileError`] when the system refuses.
+    pub fn start(&self) -> Result<Preparation> {
+        let (source, recipe) = self.plan()?;
         fs::create_dir_all(&self.output)
             .map_err(|source| FileError::Folder { path: self.output.clone(), source })?;
-        let _lock = lock(&self.output)?;
+        let lock = lock(&self.output)?;
         sweep(&self.output, self.replace)?;
+        let is_finished = TokenFiles::is_at(&self.output);
         let journal = match Journal::read(&self.output)? {
             Some(journal) => journal,
-            None if TokenFiles::is_at(&self.output) => return Err(occupied(&self.output)),
+            None if is_finished => return Err(occupied(&self.output)),
             None => Journal::start(recipe.clone()),
         };
         journal.check(&self.output, &recipe)?;
-        if TokenFiles::is_at(&self.output) {
-            return TokenFiles::open(&self.output);
-        }
         journal.write(&self.output)?;
         let source = Source { start: journal.position, ..source };
-        let mut run = Run::new(self, journal)?;
-        pipeline::run(&source, &self.tokenizer, self.num_threads, |encoded| {
-            run.write(encoded)?;
-            progress(&run.progress);
-            Ok(())
-        })?;
-        run.finish()
+        Ok(Preparation { prepare: self.clone(), source, journal, is_finished, _lock: lock })
     }
 
     /// What is to be read, and the recipe that an earlier run has to have followed.
-    fn check(&self) -> Result<(Source, Recipe)> {
+    fn plan(&self) -> Result<(Source, Recipe)> {
         let invalid = |problem: &str| Err(DataError::Invalid(problem.to_owned()).into());
         if self.inputs.is_empty() {
             return invalid("there is no input: name at least one file");
@@ -158,6 +156,43 @@ impl Prepare {
         let (fingerprint, field) = (self.tokenizer.fingerprint(), self.field.clone());
         let recipe = Recipe::new(inputs, fingerprint, field, self.shard_tokens, self.held_out);
         Ok((source, recipe))
+    }
+}
+
+/// Work that can be done: [`Prepare::start`] makes one. No other process works in the folder meanwhile.
+#[derive(Debug)]
+pub struct Preparation {
+    prepare: Prepare,
+    source: Source,
+    journal: Journal,
+    is_finished: bool,
+    _lock: File,
+}
+
+impl Preparation {
+    /// Whether an earlier run did all of the work.
+    pub fn is_finished(&self) -> bool {
+        self.is_finished
+    }
+
+    /// Does the work, or what is left of it, and calls `progress` after every record.
+    ///
+    /// # Errors
+    /// [`DataError::Malformed`] with file and line for the first record that cannot be used;
+    /// [`DataError::Invalid`] when a part would be empty; [`FileError`] when the disk fails. The token
+    /// files that were finished stay, and the next call goes on after them.
+    pub fn run(self, mut progress: impl FnMut(&PrepareProgress)) -> Result<TokenFiles> {
+        let Self { prepare, source, journal, .. } = &self;
+        if self.is_finished {
+            return TokenFiles::open(&prepare.output);
+        }
+        let mut run = Run::new(prepare, journal.clone())?;
+        pipeline::run(source, &prepare.tokenizer, prepare.num_threads, |encoded| {
+            run.write(encoded)?;
+            progress(&run.progress);
+            Ok(())
+        })?;
+        run.finish()
     }
 }
 

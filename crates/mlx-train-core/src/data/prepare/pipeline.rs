@@ -94,7 +94,7 @@ fn encode(encoder: &Encoder, records: Vec<(Position, bool, Record)>) -> Answer {
         Ok(Encoded {
             position,
             bytes_read: record.bytes_read,
-            tokens: encoder.encode(&record)?,
+            tokens: encoder.encode_whole(&record)?,
             ends_document: record.ends_document,
             held_out,
         })

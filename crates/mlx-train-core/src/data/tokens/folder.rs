@@ -116,19 +116,25 @@ impl TokenFiles {
         Err(malformed(&self.folder, problem))
     }
 
+    /// How many bytes the token files have.
+    pub fn num_bytes(&self) -> u64 {
+        self.shards().map(|shard| shard.num_bytes() as u64).sum()
+    }
+
     /// Reads every file whole and compares it with its hash.
     ///
     /// # Errors
     /// [`DataError::Malformed`] for the first file that is damaged.
     pub fn verify(&self) -> Result<()> {
-        for tokens in [Some(&self.training), self.held_out.as_ref()].into_iter().flatten() {
-            for placed in tokens.parts.iter() {
-                if let Part::File(shard) = &placed.part {
-                    shard.verify()?;
-                }
-            }
-        }
-        Ok(())
+        self.shards().try_for_each(Shard::verify)
+    }
+
+    fn shards(&self) -> impl Iterator<Item = &Shard> {
+        let parts = [Some(&self.training), self.held_out.as_ref()];
+        let parts = parts.into_iter().flatten().flat_map(|tokens| tokens.parts.iter());
+        parts.filter_map(
+            |placed| if let Part::File(shard) = &placed.part { Some(shard) } else { None },
+        )
     }
 }
 

@@ -271,6 +271,10 @@ impl Shard {
         &self.path
     }
 
+    pub(super) fn num_bytes(&self) -> usize {
+        self.map.len()
+    }
+
     pub(super) fn header(&self) -> &Header {
         &self.header
     }
