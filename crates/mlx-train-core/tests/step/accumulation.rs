@@ -1,7 +1,7 @@
 //! Several micro-batches make the step of one large batch.
 
 use super::models::{
-    IGNORED, Mlp, adamw, arrays, assert_same_bits, batch, clip, compiled, eager, number, rows,
+    IGNORED, Mlp, adamw, arrays, assert_same_bits, batch, clip, eager, number, rows,
 };
 use mlx_train_core::{
     Array, Error, Result,
@@ -54,12 +54,6 @@ proptest! {
         let options = StepOptions { clip: clip(0.5).unwrap(), ..eager() };
         assert_like_one_batch(&options, &cuts.into_iter().collect::<Vec<_>>());
     }
-}
-
-#[test]
-fn compiled_micro_batches_give_the_update_of_one_batch_too() -> Result<()> {
-    assert_like_one_batch(&StepOptions { clip: clip(0.5)?, ..compiled() }, &[1, 12]);
-    Ok(())
 }
 
 #[test]
