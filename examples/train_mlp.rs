@@ -20,8 +20,9 @@ use mlx_train::{
     run::{RunFolder, RunRecorder, config_text},
     store::save_weights,
     summary::Summary,
-    train::accuracy,
+    train::{RunDescription, accuracy},
 };
+use serde_json::json;
 use std::{path::PathBuf, time::Instant};
 
 /// Train an MLP on handwritten digits
@@ -93,9 +94,11 @@ fn main() -> Result<()> {
     Memory::reset_peak()?;
     let trainer = Trainer::new(&mut model, config)?
         .evaluate_on(&held_out)
+        .checkpoints(folder.new_checkpoints()?)
+        .describe(RunDescription::new("mlp", json!({ "model": sizes.to_section() })))
         .metric("accuracy", accuracy)
         .on_event(|event| recorder.record(event));
-    let history = recorder.end(trainer.run(training.clone()))?.history;
+    let history = recorder.end(trainer.run(training))?.history;
     save_weights(model.as_ref(), folder.weights())?;
     let summary = Summary::new("MLP on handwritten digits")
         .history(&history, began.elapsed(), Memory::now()?.peak_bytes)

@@ -21,7 +21,9 @@ use mlx_train::{
     run::{RunFolder, RunRecorder, config_text},
     store::save_weights,
     summary::Summary,
+    train::RunDescription,
 };
+use serde_json::json;
 use std::{
     fs,
     ops::ControlFlow,
@@ -153,6 +155,8 @@ fn main() -> Result<()> {
     let held_out_chunks = held_out.chunks(seq_len)?;
     let trainer = Trainer::new(&mut model, config)?
         .evaluate_on(&held_out_chunks)
+        .checkpoints(folder.new_checkpoints()?)
+        .describe(RunDescription::new("transformer", json!({ "model": sizes.to_section() })))
         .on_event(|event| recorder.record(event));
     let history = recorder.end(trainer.run(training.windows(seq_len)?))?.history;
     save_weights(model.as_ref(), folder.weights())?;

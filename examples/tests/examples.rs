@@ -47,9 +47,14 @@ fn the_mlp_reaches_97_percent_on_held_out_digits() {
     let folder = folder();
     let summary = run(env!("CARGO_BIN_EXE_train_mlp"), folder.path(), &[]);
     assert!(number(&summary, "held-out accuracy") >= 0.97, "{summary}");
-    for file in
-        ["config.toml", "weights.safetensors", "metrics.jsonl", "plots/loss.png", "index.html"]
-    {
+    for file in [
+        "config.toml",
+        "weights.safetensors",
+        "metrics.jsonl",
+        "plots/loss.png",
+        "index.html",
+        "checkpoints/step-00001000/model.safetensors",
+    ] {
         assert!(folder.path().join("runs/mlp-digits").join(file).is_file(), "{file}");
     }
 }

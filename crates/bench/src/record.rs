@@ -1,17 +1,12 @@
 //! A run on one line of JSON: what was measured, on what, and the figures.
 
 use crate::timing::Quantiles;
-use mlx_train::{
-    Error, Result,
-    ffi::mlx_version,
-    mlx_rs::{Device, DeviceType},
-};
+use mlx_train::{Error, Result, run::Environment};
 use serde::Serialize;
 use serde_json::Value;
 use std::{
     env,
     io::{Write, stdout},
-    thread::available_parallelism,
 };
 
 /// The commit that this program was built from, as `cargo xtask bench` says.
@@ -52,19 +47,16 @@ pub struct Record {
 impl Record {
     /// Prints the line, with what is known of the machine.
     pub fn print(&self) -> Result<()> {
-        let is_gpu = matches!(Device::try_default()?.get_type()?, DeviceType::Gpu);
+        let here = Environment::here();
         let machine = Machine {
-            version: env!("CARGO_PKG_VERSION"),
+            version: here.mlx_train,
             commit: COMMIT,
-            mlx: mlx_version()?,
-            system: env::consts::OS,
-            architecture: env::consts::ARCH,
-            backend: match (is_gpu, cfg!(target_os = "macos")) {
-                (false, _) => "CPU",
-                (true, true) => "Metal",
-                (true, false) => "CUDA",
-            },
-            threads: available_parallelism().map_or(0, usize::from),
+            mlx: here.mlx,
+            system: here.system,
+            backend: here.backend,
+            device: here.device,
+            cpu: here.cpu,
+            threads: here.num_threads,
             blas_threads: env::var("OPENBLAS_NUM_THREADS").ok(),
         };
         let line = serde_json::to_string(&Line { record: self, machine });
@@ -85,12 +77,13 @@ struct Line<'a> {
 /// What figures depend on besides the code.
 #[derive(Serialize)]
 struct Machine {
-    version: &'static str,
+    version: String,
     commit: &'static str,
     mlx: String,
-    system: &'static str,
-    architecture: &'static str,
-    backend: &'static str,
+    system: String,
+    backend: String,
+    device: String,
+    cpu: String,
     threads: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     blas_threads: Option<String>,

@@ -6,7 +6,7 @@ use crate::{
     config::{ConfigError, ConfigSource, Format, IntoConfigSource, ModelConfig, Schema},
     model::{BaseModel, FromConfig},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{
     any::{TypeId, type_name},
     fmt, iter,
@@ -175,6 +175,15 @@ impl ResolvedConfig {
     /// The fields as JSON, in the order of their declaration.
     pub fn value(&self) -> Value {
         self.config.value()
+    }
+
+    /// The section `model` of a run's config: the model's name as `name`, then the fields.
+    pub fn to_section(&self) -> Value {
+        let mut section = Map::from_iter([("name".to_owned(), self.entry.name().into())]);
+        if let Value::Object(fields) = self.value() {
+            section.extend(fields);
+        }
+        section.into()
     }
 
     /// SHA-256 of the values, as [`ModelConfig::stable_hash`].

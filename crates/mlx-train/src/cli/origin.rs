@@ -6,9 +6,8 @@ use super::{
 };
 use crate::{
     Error, Result,
-    file::FileError,
     run::{Environment, RunFolder},
-    store::{Check, CheckpointConfig, Checkpoints, Location, Saver},
+    store::{Check, Checkpoints, Location},
     train::Resume,
 };
 use std::{
@@ -99,7 +98,7 @@ fn newest_run(runs: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Makes the folder of a new run; with `replace`, without the checkpoints of an earlier one.
+/// Makes the folder of a new run; with `replace`, in the place of an earlier one.
 ///
 /// # Errors
 /// When there is an earlier one and `replace` is false; when another process saves checkpoints there.
@@ -115,14 +114,7 @@ pub(super) fn new_folder(path: PathBuf, replace: bool) -> Result<(RunFolder, Che
         )));
     }
     let folder = RunFolder::create(path, replace)?;
-    if let Some(earlier) = earlier {
-        // Refused while another process saves there.
-        drop(Saver::new(earlier.clone(), &CheckpointConfig::default())?);
-        let path = earlier.folder();
-        fs::remove_dir_all(path)
-            .map_err(|source| FileError::Write { path: path.to_owned(), source })?;
-    }
-    let checkpoints = Checkpoints::create(folder.checkpoints())?;
+    let checkpoints = folder.new_checkpoints()?;
     Ok((folder, checkpoints))
 }
 

@@ -56,10 +56,7 @@ impl Settings {
     }
 
     pub(super) fn to_json(&self) -> Value {
-        let mut model = json!({ "name": self.model.model().name() });
-        if let (Some(model), Value::Object(config)) = (model.as_object_mut(), self.model.value()) {
-            model.extend(config);
-        }
+        let model = self.model.to_section();
         json!({ "model": model, "train": self.train.to_value(), "data": self.data.to_value() })
     }
 

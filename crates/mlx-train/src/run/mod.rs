@@ -24,12 +24,13 @@ use crate::{
     config::ModelConfig,
     file::{FileError, write_whole},
     registry::{ModelEntry, ResolvedConfig},
+    store::{CheckpointConfig, Checkpoints, Saver},
     tensorboard::EventFile,
     train::TrainConfig,
 };
 use std::{
     fs,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
 
@@ -78,6 +79,22 @@ impl RunFolder {
         fs::create_dir_all(&run.path)
             .map_err(|source| FileError::Folder { path: run.path.clone(), source })?;
         Ok(run)
+    }
+
+    /// Starts the checkpoints of a new run; those of an earlier one go, and its weights.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Busy`](crate::store::CheckpointError::Busy) while another process saves
+    /// there; when the disk fails.
+    pub fn new_checkpoints(&self) -> Result<Checkpoints> {
+        let path = self.checkpoints();
+        if let Ok(earlier) = Checkpoints::open(&path) {
+            // To ask whether another process saves there.
+            drop(Saver::new(earlier, &CheckpointConfig::default())?);
+        }
+        remove(&path, |path| fs::remove_dir_all(path))?;
+        remove(&self.weights(), |path| fs::remove_file(path))?;
+        Checkpoints::create(path)
     }
 
     /// The folder of a run, however it stands: growing, killed, failed or finished.
@@ -192,14 +209,19 @@ impl RunFolder {
     fn remove_records(&self) -> Result<()> {
         EventFile::remove_all(&self.path)?;
         for path in [self.metrics(), self.events(), self.about(), self.report()] {
-            match fs::remove_file(&path) {
-                Err(source) if source.kind() != ErrorKind::NotFound => {
-                    return Err(FileError::Write { path, source }.into());
-                }
-                _ => {}
-            }
+            remove(&path, |path| fs::remove_file(path))?;
         }
         Ok(())
+    }
+}
+
+/// Removes what is there; what is not there need not be removed.
+fn remove(path: &Path, remove: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+    match remove(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => {
+            Err(FileError::Write { path: path.to_owned(), source }.into())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use mlx_train::{
     prelude::*,
     profile::Memory,
     run::{Metrics, RunFolder, RunRecorder},
-    store::Checkpoints,
+    store::{CheckpointConfig, Checkpoints, Saver, Snapshot},
     train::{
         Evaluation, Event, Finished, History, Outcome, Resume, Spike, Started, StepReport,
         StepSeconds, StopSignal, Trained,
@@ -190,6 +190,21 @@ fn a_new_run_in_the_folder_of_another_keeps_nothing_of_its_records() {
         .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("tfevents"));
     assert_eq!(event_files.count(), 1);
     kill(second_recorder);
+}
+
+#[test]
+fn a_new_run_in_the_folder_of_another_keeps_none_of_its_checkpoints_and_weights() {
+    let at = tempfile::tempdir().unwrap();
+    let folder = RunFolder::create(at.path(), false).unwrap();
+    let mut saver =
+        Saver::new(folder.new_checkpoints().unwrap(), &CheckpointConfig::default()).unwrap();
+    saver.save(|| Snapshot::take(3, [("w", &Array::from_f32(1.0))], [])).unwrap();
+    fs::write(folder.weights(), "of the run before").unwrap();
+    let busy = folder.new_checkpoints().unwrap_err().to_string();
+    assert!(busy.contains("in use") && folder.weights().exists(), "{busy}");
+    saver.finish();
+    let checkpoints = folder.new_checkpoints().unwrap();
+    assert!(checkpoints.list().unwrap().is_empty() && !folder.weights().exists());
 }
 
 #[test]

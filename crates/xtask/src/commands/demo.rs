@@ -49,7 +49,7 @@ impl Model {
     /// Commands to go on with.
     fn next(self) -> &'static [&'static str] {
         match self {
-            Self::Mlp => &["models describe mlp"],
+            Self::Mlp => &["models describe mlp", "checkpoint list runs/mlp-digits"],
             Self::Transformer => &[
                 "generate runs/transformer-text --prompt '/// Returns the '",
                 "train --config runs/transformer-text/config.toml --set data.path=YOUR_TEXT",
@@ -100,6 +100,7 @@ fn show_results(workspace: &Workspace, models: &[Model]) -> Result<()> {
         let mut names: Vec<_> = names.collect();
         names.sort();
         println!("  {}: {}", folder.display(), names.join(", "));
+        println!("  open {} in a browser", folder.join("index.html").display());
     }
     println!("\nGo on with:");
     for next in models.iter().flat_map(|model| model.next()) {
