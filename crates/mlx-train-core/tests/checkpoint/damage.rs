@@ -180,6 +180,15 @@ fn a_damaged_manifest_does_not_make_an_older_checkpoint_the_latest() {
 }
 
 #[test]
+fn after_a_damaged_latest_the_next_save_is_the_latest() {
+    let (_folder, checkpoints) = run_of(&sharded(), &[1, 2]);
+    fs::write(step_path(&checkpoints, 2).join("manifest.json"), "{}").unwrap();
+    save_one(&checkpoints, &sharded(), snapshot(3, None));
+    assert_eq!(checkpoints.load_latest(Check::Hashes).unwrap().manifest.step, 3);
+    assert_eq!(fs::read_to_string(checkpoints.folder().join("latest")).unwrap(), "step-00000003\n");
+}
+
+#[test]
 fn lost_or_damaged_pointers_and_run_files_are_recovered_from_the_steps() {
     let (_folder, checkpoints) =
         run_of(&CheckpointConfig { keep_last: 0, ..sharded() }, &[1, 2, 3]);

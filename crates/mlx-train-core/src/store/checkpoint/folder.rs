@@ -186,13 +186,14 @@ impl Checkpoints {
         write_run(&self.folder, &self.run_id)
     }
 
-    /// Points `latest` and `best` to where they belong, or removes what points nowhere.
-    pub(super) fn write_pointers(&self) -> Result<()> {
-        for (name, entry) in [(LATEST, self.latest()?), (BEST, self.best()?)] {
+    /// Points `latest` to the step that was just saved, and `best` to the best if there is one.
+    pub(super) fn write_pointers(&self, saved: u64) -> Result<()> {
+        let best = self.best()?.map(|entry| entry.step);
+        for (name, step) in [(LATEST, Some(saved)), (BEST, best)] {
             let path = self.folder.join(name);
             fault::point().map_err(FileError::write(&path))?;
-            match entry {
-                Some(entry) => write_whole(path, format!("{}\n", step_name(entry.step)))?,
+            match step {
+                Some(step) => write_whole(path, format!("{}\n", step_name(step)))?,
                 None if path.exists() => fs::remove_file(&path).map_err(FileError::write(&path))?,
                 None => {}
             }

@@ -89,7 +89,7 @@ impl Saver {
     /// memory. Whether it is saved is known from [`Saver::finished`] later.
     ///
     /// # Errors
-    /// What `take` returns; when the system has no thread to spare.
+    /// What `take` returns.
     pub fn save(&mut self, take: impl FnOnce() -> Result<Snapshot>) -> Result<()> {
         let start = Instant::now();
         self.wait();
@@ -98,18 +98,20 @@ impl Saver {
         let copied = start.elapsed().saturating_sub(waited);
         let (step, checkpoints, config) =
             (snapshot.step, self.checkpoints.clone(), self.config.clone());
-        let thread = thread::Builder::new()
-            .name("checkpoint".into())
-            .spawn(move || {
-                let start = Instant::now();
-                let saved = save(&checkpoints, &config, &snapshot);
-                (start.elapsed(), saved)
-            })
-            .map_err(|error| CheckpointError::Thread {
-                step,
-                problem: format!("did not start: {error}"),
-            })?;
-        self.writing = Some(Writing { step, waited, copied, thread });
+        let started = thread::Builder::new().name("checkpoint".into()).spawn(move || {
+            let start = Instant::now();
+            let saved = save(&checkpoints, &config, &snapshot);
+            (start.elapsed(), saved)
+        });
+        match started {
+            Ok(thread) => self.writing = Some(Writing { step, waited, copied, thread }),
+            Err(error) => {
+                let problem = format!("did not start: {error}");
+                let result = Err(CheckpointError::Thread { step, problem }.into());
+                let timing = SaveTiming { waited, copied, written: Duration::ZERO };
+                self.finished.push(SaveOutcome { step, result, timing });
+            }
+        }
         Ok(())
     }
 
@@ -164,8 +166,9 @@ fn save(
     };
     let manifest = write_step(checkpoints.folder(), snapshot, &label)?;
     // First point to the new, then remove the old: in between, everything is there.
-    let tidied =
-        checkpoints.write_pointers().and_then(|()| checkpoints.prune(config.into(), false));
+    let tidied = checkpoints
+        .write_pointers(snapshot.step)
+        .and_then(|()| checkpoints.prune(config.into(), false));
     let (removed, warning) = match tidied {
         Ok(removed) => (removed.into_iter().map(|entry| entry.path).collect(), None),
         Err(error) => (Vec::new(), Some(error.to_string())),
