@@ -138,6 +138,23 @@ fn load_cast(path: &Path) -> Vec<f32> {
 }
 
 #[test]
+fn python_mlx_reads_an_export_and_the_shards_of_a_checkpoint() {
+    let (folder, checkpoints) = run_of(&sharded(), &[6]);
+    let (step, out) = (step_path(&checkpoints, 6), folder.path().join("out"));
+    let options = ExportOptions { averaged: false, dtype: Some(Dtype::Bfloat16) };
+    Entry::open(&step).unwrap().export(&out, options).unwrap();
+    let args = [out.to_str().unwrap(), step.to_str().unwrap()];
+    let mut read = parity::run("tests/parity/checkpoint.py", &args);
+    for (name, array) in snapshot(6, None).weights {
+        let array = array.to_array().unwrap();
+        let half = array.as_dtype(Dtype::Bfloat16).unwrap();
+        let (export, shards) = (format!("export.{name}"), format!("shards.{name}"));
+        parity::assert_close(&export, &half, &parity::take(&mut read, &export), 0.0, 0.0);
+        parity::assert_close(&shards, &array, &parity::take(&mut read, &shards), 0.0, 0.0);
+    }
+}
+
+#[test]
 fn an_export_that_would_lose_something_is_refused() {
     let (folder, checkpoints) = run_of(&config(), &[1, 70_000]);
     let out = folder.path().join("out");
