@@ -126,6 +126,15 @@ proptest! {
 }
 
 #[test]
+fn best_fit_leaves_room_for_what_fits_nowhere_else() {
+    // Of 7, 6, 3, 2 and 2 predictions the 3 fit beside either of the first: beside 6 they would leave
+    // no room for both of the last.
+    let packed = numbered(&[3, 8, 4, 7, 3]).packed(10, Packing::BestFit).unwrap();
+    assert_eq!(packed.len(), 2);
+    assert!((packed.filled() - 1.0).abs() < 1e-12);
+}
+
+#[test]
 fn the_loss_mask_and_truncation_follow_their_tokens_into_every_row() {
     // Documents 0 1 2 3, 4 5 and 6 7 8; 2, 5 and 6 are learned, and 6 is nobody's target.
     let mask: Vec<bool> = (0..9).map(|token| [2, 5, 6].contains(&token)).collect();
