@@ -243,7 +243,13 @@ impl Chart {
         if !self.title.is_empty() {
             chart.caption(&self.title, text(15));
         }
-        let legend = self.emptiest_corner(&xs, &ys);
+        // Without a label the legend would be an empty box.
+        let has_legend = self.labelled().next().is_some() || !self.references.is_empty();
+        let (legend, ys) = if has_legend {
+            self.room_for_legend(&xs, ys)
+        } else {
+            (SeriesLabelPosition::UpperRight, ys)
+        };
         let [x_label, y_label] = &self.axes;
         let mut chart = chart
             .x_label_area_size(34 * scale)
@@ -289,9 +295,7 @@ impl Chart {
                     .legend(move |at| PathElement::new(shifted(at), style));
             }
         }
-        // Without a label the legend would be an empty box.
-        let is_labelled = self.lines.iter().any(|line| !line.name.is_empty());
-        if is_labelled || !self.references.is_empty() {
+        if has_legend {
             chart
                 .configure_series_labels()
                 .position(legend)
@@ -321,34 +325,46 @@ impl Chart {
         Ok((first.min(0.0)..last, bottom..high + margin))
     }
 
-    /// The corner for the legend: where the fewest points are, the upper right if several have none.
-    fn emptiest_corner(&self, xs: &Range<f64>, ys: &Range<f64>) -> SeriesLabelPosition {
+    /// The corner for the legend, and the values that the picture shows then.
+    ///
+    /// Where every corner has points, there is more air above, so that the legend hides none.
+    fn room_for_legend(
+        &self,
+        xs: &Range<f64>,
+        ys: Range<f64>,
+    ) -> (SeriesLabelPosition, Range<f64>) {
         use SeriesLabelPosition::{LowerLeft, LowerRight, UpperLeft, UpperRight};
-        let across = |x: f64| (x - xs.start) / (xs.end - xs.start);
-        let up = |y: f64| (y - ys.start) / (ys.end - ys.start);
-        let height = 0.1 + 0.08 * (self.lines.len() + self.references.len()) as f64;
-        let num_under = |is_right: bool, is_upper: bool| {
-            // Lines through few points weigh as much as those through many.
-            let lines = self.lines.iter().filter(|line| !line.points.is_empty()).map(|line| {
-                let is_under = |&&(x, y): &&(f64, f64)| {
-                    (across(x) > 0.5) == is_right
-                        && if is_upper { up(y) > 1.0 - height } else { up(y) < height }
-                };
-                line.points.iter().filter(is_under).count() as f64 / line.points.len() as f64
-            });
-            let references = self.references.iter().filter(|(_, value)| {
-                if is_upper { up(*value) > 1.0 - height } else { up(*value) < height }
-            });
-            lines.sum::<f64>() + references.count() as f64
+        let num_labels = self.labelled().count() + self.references.len();
+        // Of the picture; the lines of text and the margins above and below.
+        let height = 0.08 * num_labels as f64 + 0.1;
+        let middle = f64::midpoint(xs.start, xs.end);
+        let length = ys.end - ys.start;
+        let (lower, upper) = (ys.start + height * length, ys.end - height * length);
+        let lines = self.lines.iter().flat_map(|line| line.points.iter().copied());
+        let ends = self.references.iter().flat_map(|(_, y)| [(xs.start, *y), (xs.end, *y)]);
+        let points: Vec<_> = lines.chain(ends).collect();
+        let has_none = |is_right: bool, is_upper: bool| {
+            !points.iter().any(|&(x, y)| {
+                (x > middle) == is_right && if is_upper { y > upper } else { y < lower }
+            })
         };
         let corners = [
-            (UpperRight, num_under(true, true)),
-            (UpperLeft, num_under(false, true)),
-            (LowerRight, num_under(true, false)),
-            (LowerLeft, num_under(false, false)),
+            (UpperRight, has_none(true, true)),
+            (UpperLeft, has_none(false, true)),
+            (LowerRight, has_none(true, false)),
+            (LowerLeft, has_none(false, false)),
         ];
-        let emptiest = corners.into_iter().min_by(|a, b| a.1.total_cmp(&b.1));
-        emptiest.map_or(UpperRight, |corner| corner.0)
+        match corners.into_iter().find(|(_, is_free)| *is_free) {
+            Some((corner, _)) => (corner, ys),
+            // Seven labels and more would leave less than half of the picture to the lines.
+            None if num_labels > 6 => (UpperRight, ys),
+            None => (UpperRight, ys.start..ys.end + length * height / (1.0 - height)),
+        }
+    }
+
+    /// The lines that the legend names.
+    fn labelled(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter().filter(|line| !line.name.is_empty() && !line.points.is_empty())
     }
 }
 
@@ -514,6 +530,23 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn the_legend_hides_no_point() -> Result<()> {
+        let positions = |chart: &Chart| -> Result<_> {
+            let (xs, ys) = chart.ranges()?;
+            Ok(chart.room_for_legend(&xs, ys))
+        };
+        let (corner, _) = positions(&chart())?;
+        assert!(matches!(corner, SeriesLabelPosition::UpperRight), "a loss falls");
+        let rising = Chart::new("").line("a", [(0.0, 0.0), (1.0, 1.0)]);
+        assert!(matches!(positions(&rising)?.0, SeriesLabelPosition::UpperLeft));
+        let everywhere = rising.line("b", [(0.0, 1.0), (1.0, 0.0)]);
+        let (corner, ys) = positions(&everywhere)?;
+        assert!(matches!(corner, SeriesLabelPosition::UpperRight));
+        assert!((ys.end - 1.06) / (ys.end - ys.start) > 0.25, "{ys:?}");
         Ok(())
     }
 

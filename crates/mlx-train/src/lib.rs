@@ -80,6 +80,7 @@ extern crate self as mlx_train;
 
 pub mod cli;
 mod clock;
+mod growing;
 pub mod prelude;
 pub mod progress;
 pub mod run;

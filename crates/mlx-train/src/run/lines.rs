@@ -3,11 +3,12 @@
 use crate::{
     Result,
     file::{FileError, write_whole_with},
+    growing::Growing,
 };
 use serde_json::{Map, Value};
 use std::{
     fs::{File, OpenOptions},
-    io::{BufRead, BufReader, ErrorKind, Write},
+    io::{BufRead, BufReader, ErrorKind},
     path::{Path, PathBuf},
 };
 
@@ -16,12 +17,7 @@ pub(crate) type Line = Map<String, Value>;
 
 /// Such a file, open at its end.
 #[derive(Debug)]
-pub(super) struct Lines {
-    path: PathBuf,
-    file: File,
-    /// What the disk has not taken yet.
-    pending: Vec<u8>,
-}
+pub(super) struct Lines(Growing);
 
 impl Lines {
     /// Opens or makes the file, after it is rid of all lines but those to `keep`.
@@ -47,30 +43,17 @@ impl Lines {
         }
         let opened = OpenOptions::new().create(true).append(true).open(&path);
         let file = opened.map_err(|source| FileError::Write { path: path.clone(), source })?;
-        Ok(Self { path, file, pending: Vec::new() })
+        Ok(Self(Growing::new(path, file)))
     }
 
-    /// Writes one more line. A line that the disk refuses goes with the next that it takes.
+    /// Writes one more line.
     pub(super) fn append(&mut self, line: &Line) -> Result<()> {
-        self.pending.extend(Value::from(line.clone()).to_string().bytes());
-        self.pending.push(b'\n');
-        while !self.pending.is_empty() {
-            // Not `write_all`: after half of a line, the other half has to come next.
-            match self.file.write(&self.pending) {
-                Ok(written) => drop(self.pending.drain(..written)),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(source) => {
-                    return Err(FileError::Write { path: self.path.clone(), source }.into());
-                }
-            }
-        }
-        Ok(())
+        self.0.append(format!("{}\n", Value::from(line.clone())).as_bytes())
     }
 
-    /// Waits until the lines are on the disk, to outlive the machine too.
+    /// Waits until the lines are on the disk.
     pub(super) fn sync(&self) -> Result<()> {
-        let failed = |source| FileError::Write { path: self.path.clone(), source };
-        Ok(self.file.sync_data().map_err(failed)?)
+        self.0.sync()
     }
 }
 
@@ -151,23 +134,6 @@ mod tests {
         let path = folder.path().join("a.jsonl");
         fs::write(&path, "{\"step\":1}").unwrap();
         let mut lines = Lines::open(path.clone(), |_| true).unwrap();
-        lines.append(&line(json!({"step": 2}))).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n");
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn lines_that_a_full_disk_refuses_wait_for_the_next() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.jsonl");
-        let mut lines = Lines::open(path.clone(), |_| true).unwrap();
-        let real = std::mem::replace(
-            &mut lines.file,
-            OpenOptions::new().write(true).open("/dev/full").unwrap(),
-        );
-        let refused = lines.append(&line(json!({"step": 1}))).unwrap_err();
-        assert!(format!("{refused:?}").contains("a.jsonl`: the disk is full"), "{refused:?}");
-        lines.file = real;
         lines.append(&line(json!({"step": 2}))).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n");
     }

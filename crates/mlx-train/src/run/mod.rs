@@ -29,6 +29,7 @@ use crate::{
     train::TrainConfig,
 };
 use std::{
+    ffi::OsStr,
     fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
@@ -208,7 +209,14 @@ impl RunFolder {
     /// Removes what an earlier run recorded; not its settings, weights and checkpoints.
     fn remove_records(&self) -> Result<()> {
         EventFile::remove_all(&self.path)?;
-        for path in [self.metrics(), self.events(), self.about(), self.report()] {
+        let plots = fs::read_dir(self.plots()).into_iter().flatten().flatten();
+        let plots = plots.map(|entry| entry.path());
+        let is_picture = |path: &PathBuf| {
+            path.extension()
+                .is_some_and(|extension| ["svg", "png"].map(OsStr::new).contains(&extension))
+        };
+        let records = [self.metrics(), self.events(), self.about(), self.report()];
+        for path in plots.filter(is_picture).chain(records) {
             remove(&path, |path| fs::remove_file(path))?;
         }
         Ok(())

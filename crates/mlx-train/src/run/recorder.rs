@@ -57,8 +57,8 @@ struct State {
     last_step: u64,
     /// What is known to be wrong with writing, so that it is told once.
     troubles: HashSet<String>,
-    /// When the page was written.
-    page: Option<Instant>,
+    /// When the page may be written again.
+    next_page: Option<Instant>,
     is_over: bool,
 }
 
@@ -69,6 +69,8 @@ struct Begun {
     entry: Option<Entry>,
     /// In which it computes.
     dtype: Dtype,
+    /// The step that it goes on from, if it does.
+    resumed_at: Option<u64>,
 }
 
 /// The files that grow.
@@ -81,8 +83,10 @@ struct Files {
     peak_flops: Option<f64>,
 }
 
-/// How much older than the numbers a page may be.
+/// How long a page stays as it is while a run goes on, at least.
 const PAGE_AGE: Duration = Duration::from_secs(30);
+/// How many times longer than it takes to write: long runs have many numbers, and the step waits.
+const PAGE_SHARE: u32 = 100;
 
 impl RunRecorder {
     /// A recorder that writes into a folder and shows progress on standard error.
@@ -207,16 +211,18 @@ impl RunRecorder {
                     Precision::F32 => Dtype::Float32,
                     Precision::Mixed | Precision::Bf16 { .. } => Dtype::Bfloat16,
                 },
+                resumed_at: None,
             };
             *state = State { begun: Some(begun), ..State::default() };
             return Ok(());
         }
-        if let Some(begun) = state.begun.take() {
-            let resumed_at = match event {
-                Event::Resumed { step, .. } => Some(*step),
-                _ => None,
-            };
-            state.files = Some(self.open(begun, resumed_at)?);
+        if let Some(begun) = &mut state.begun {
+            if let Event::Resumed { step, .. } = event {
+                begun.resumed_at = Some(*step);
+            }
+            // What fails now may work at the next event.
+            state.files = Some(self.open(begun)?);
+            state.begun = None;
             self.write_page(state)?;
         }
         let State { files: Some(files), last_step, .. } = state else {
@@ -233,10 +239,10 @@ impl RunRecorder {
             }
             // The lines of the steps that are taken again would come twice.
             Event::RolledBack { to, .. } => {
-                files.event_of(event, *last_step)?;
+                let told = files.event_of(event, *last_step);
                 *last_step = *to;
                 files.metrics = self.metrics_up_to(Some(*to))?;
-                files.tensorboard.restart(to + 1)?;
+                files.tensorboard.restart(to + 1).and(told)?;
             }
             _ => files.event_of(event, *last_step)?,
         }
@@ -257,10 +263,11 @@ impl RunRecorder {
     }
 
     /// Opens the files of a run that goes on after some steps, or of a new one.
-    fn open(&self, begun: Begun, resumed_at: Option<u64>) -> Result<Files> {
+    fn open(&self, begun: &Begun) -> Result<Files> {
+        let resumed_at = begun.resumed_at;
         let first_step = resumed_at.unwrap_or(0);
-        let session = Session { first_step, ..begun.session };
-        let started = begun.entry.map(|entry| Entry { step: Some(first_step), ..entry });
+        let session = Session { first_step, ..begun.session.clone() };
+        let started = begun.entry.clone().map(|entry| Entry { step: Some(first_step), ..entry });
         let mut entries: Vec<_> = started.into_iter().collect();
         let mut about = About { sessions: Vec::new(), ..self.about.clone() };
         if resumed_at.is_some() {
@@ -356,19 +363,20 @@ impl RunRecorder {
     }
 
     fn refresh_page(&self, state: &mut State) -> Result<()> {
-        match state.page {
-            Some(written) if written.elapsed() < PAGE_AGE => Ok(()),
+        match state.next_page {
+            Some(next) if Instant::now() < next => Ok(()),
             _ => self.write_page(state),
         }
     }
 
     fn write_page(&self, state: &mut State) -> Result<()> {
-        // Also when it fails: a full disk is not asked again at each event.
-        state.page = Some(Instant::now());
-        if state.is_over {
-            self.folder.draw(self.folder.plots())?;
-        }
-        self.folder.write_report().map(drop)
+        let began = Instant::now();
+        let plots =
+            if state.is_over { self.folder.draw(self.folder.plots()).map(drop) } else { Ok(()) };
+        let page = self.folder.write_report().map(drop);
+        // Also when it failed: a full disk is not asked again at each event.
+        state.next_page = Some(Instant::now() + PAGE_AGE.max(began.elapsed() * PAGE_SHARE));
+        plots.and(page)
     }
 
     fn tell_trouble(&self, state: &mut State, outcome: Result<()>) {
@@ -397,13 +405,14 @@ impl Drop for RunRecorder {
 impl Files {
     fn numbers(&mut self, step: u64, numbers: Vec<(String, f64)>) -> Result<()> {
         let tags: Vec<_> = numbers.iter().map(|(name, value)| (tag(name), *value)).collect();
-        self.tensorboard.scalars(step, tags.iter().map(|(tag, value)| (tag.as_str(), *value)))?;
+        let tags = tags.iter().map(|(tag, value)| (tag.as_str(), *value));
+        let shown = self.tensorboard.scalars(step, tags);
         let mut line = Line::new();
         line.insert("step".into(), step.into());
         line.insert("time".into(), clock::now().into());
         // JSON has no NaN, so a number that is none becomes null.
         line.extend(numbers.into_iter().map(|(name, value)| (name, Value::from(value))));
-        self.metrics.append(&line)
+        self.metrics.append(&line).and(shown)
     }
 
     /// Writes an event of the trainer, at `last_step` unless it tells its own step.

@@ -7,13 +7,13 @@
 mod message;
 mod record;
 
-use crate::{Result, file::FileError};
+use crate::{Result, file::FileError, growing::Growing};
 use message::Message;
 use record::framed;
 use std::{
     fs::{self, File},
-    io::{ErrorKind, Write},
-    path::{Path, PathBuf},
+    io::ErrorKind,
+    path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -30,10 +30,7 @@ use std::{
 /// # Ok::<(), mlx_train::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct EventFile {
-    path: PathBuf,
-    file: File,
-}
+pub struct EventFile(Growing);
 
 /// TensorBoard takes any file with `tfevents` in its name.
 const PREFIX: &str = "events.out.tfevents.";
@@ -55,7 +52,7 @@ impl EventFile {
             let path = folder.join(format!("{PREFIX}{seconds:010}.{nanos:09}{SUFFIX}"));
             match File::create_new(&path) {
                 Ok(file) => {
-                    let mut events = Self { path, file };
+                    let mut events = Self(Growing::new(path, file));
                     // 2 is what tells TensorBoard that restarts are marked; see `restart`.
                     events.write(&event(0).bytes(3, b"brain.Event:2"))?;
                     return Ok(events);
@@ -68,7 +65,7 @@ impl EventFile {
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 
     /// Removes the files that this type wrote into a folder, and nothing else.
@@ -133,10 +130,8 @@ impl EventFile {
         self.write(&event(step).message(5, &Message::default().message(1, &value)))
     }
 
-    /// One record is one write: a reader sees all of it or waits for the rest.
     fn write(&mut self, event: &Message) -> Result<()> {
-        let failed = |source| FileError::Write { path: self.path.clone(), source };
-        Ok(self.file.write_all(&framed(event.encoded())).map_err(failed)?)
+        self.0.append(&framed(event.encoded()))
     }
 }
 

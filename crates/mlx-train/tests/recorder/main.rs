@@ -250,7 +250,7 @@ fn a_recorder_that_is_dropped_in_the_middle_says_so() {
 }
 
 #[test]
-fn trouble_with_writing_does_not_end_a_run() {
+fn trouble_with_writing_does_not_end_a_run_and_may_pass() {
     let at = tempfile::tempdir().unwrap();
     let folder = RunFolder::create(at.path().join("run"), false).unwrap();
     // A folder where the numbers would go.
@@ -258,8 +258,32 @@ fn trouble_with_writing_does_not_end_a_run() {
     let recorder = recorder(&folder);
     begin(&recorder, None);
     steps(&recorder, 1..=6);
-    finish(&recorder, 6);
+    fs::remove_dir_all(folder.metrics()).unwrap();
+    steps(&recorder, 7..=10);
+    assert_eq!(recorded_steps(&folder), [8, 10]);
     assert_eq!(recorder.end(Ok(7)).unwrap(), 7);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_resume_that_cannot_write_at_first_still_keeps_what_was_there() {
+    let at = tempfile::tempdir().unwrap();
+    let folder = RunFolder::create(at.path(), false).unwrap();
+    let killed = recorder(&folder);
+    begin(&killed, None);
+    steps(&killed, 1..=6);
+    kill(killed);
+    // A circle of links where the events would go, so that the files cannot be opened.
+    let events = fs::read(folder.events()).unwrap();
+    fs::remove_file(folder.events()).unwrap();
+    std::os::unix::fs::symlink(folder.events(), folder.events()).unwrap();
+    let resumed = recorder(&folder);
+    begin(&resumed, Some(4));
+    fs::remove_file(folder.events()).unwrap();
+    fs::write(folder.events(), events).unwrap();
+    steps(&resumed, 5..=8);
+    assert_eq!(recorded_steps(&folder), [2, 4, 6, 8]);
+    kill(resumed);
 }
 
 #[test]

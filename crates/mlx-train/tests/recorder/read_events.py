@@ -17,6 +17,10 @@ def number(value):
     return value if math.isfinite(value) else str(value)
 
 
+def kind(metadata):
+    return [metadata.plugin_data.plugin_name, metadata.data_class]
+
+
 json.dump(
     {
         "scalars": {tag: [[e.step, number(e.value)] for e in events.Scalars(tag)] for tag in tags["scalars"]},
@@ -24,7 +28,7 @@ json.dump(
             tag: [text.decode() for e in events.Tensors(tag) for text in e.tensor_proto.string_val]
             for tag in tags["tensors"]
         },
-        "plugins": {tag: events.SummaryMetadata(tag).plugin_data.plugin_name for tag in tags["tensors"]},
+        "kinds": {tag: kind(events.SummaryMetadata(tag)) for tag in tags["tensors"]},
     },
     sys.stdout,
 )

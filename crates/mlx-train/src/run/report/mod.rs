@@ -195,6 +195,8 @@ fn curves(about: &About, metrics: &Metrics) -> Result<Html> {
 }
 
 fn event_table(events: &[Entry]) -> Html {
+    // Checkpoints that are still there have a table of their own.
+    let events: Vec<_> = events.iter().filter(|event| event.kind != EventKind::Saved).collect();
     let shown = &events[events.len().saturating_sub(MAX_EVENTS)..];
     let rows = shown.iter().map(|event| {
         let kind = Html::text(event.kind.name());
