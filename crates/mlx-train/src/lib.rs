@@ -67,7 +67,8 @@
 //! | [`data`], [`optim`], [`train`] | datasets, optimizers and schedules, the [`Trainer`](train::Trainer) |
 //! | [`rng`] | explicit random keys |
 //! | [`store`], [`generate`] | weights in safetensors; text |
-//! | [`run`], [`progress`], [`summary`], [`profile`] | a run's folder, bar, table and memory |
+//! | [`run`], [`progress`], [`summary`] | a run's folder with its report, its bar, its table |
+//! | [`chart`], [`tensorboard`], [`profile`] | pictures, event files; memory, time and arithmetic |
 //! | [`models`] | the reference models `mlp` and `transformer` |
 //! | [`cli`] | the command line |
 //! | [`error`], [`ffi`], [`file`](mod@file) | the one error; transforms of functions; whole files |

@@ -37,9 +37,9 @@ use std::{
 
 /// A model in training: each [`TrainStep::run`] updates it once.
 ///
-/// The gradient is that of the mean loss over all micro-batches by [`Loss::weight`]: unequal micro-batches
-/// give the update of one large batch. Each micro-batch is computed before the next, so that memory does not
-/// grow with their number. Draws (dropout) come from the state's key, which moves on. Arrays are computed at
+/// The gradient is that of the mean loss over all micro-batches by
+/// [`Loss::weight`](crate::model::Loss::weight): unequal micro-batches give the update of one large batch.
+/// Each micro-batch is computed before the next, so that memory does not grow with their number. Draws (dropout) come from the state's key, which moves on. Arrays are computed at
 /// the end of the step, and nothing is read back.
 ///
 /// ```no_run
