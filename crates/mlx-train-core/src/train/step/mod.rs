@@ -42,6 +42,12 @@ use std::{
 /// Each micro-batch is computed before the next, so that memory does not grow with their number. Draws (dropout) come from the state's key, which moves on. Arrays are computed at
 /// the end of the step, and nothing is read back.
 ///
+/// The step is one function of arrays, with several micro-batches three, whose inputs hold all that changes
+/// from step to step. It runs as it is, or MLX traces it once for each kind of batch ([`CompileMode`]). What
+/// the model does besides computing arrays, it does in a compiled step only while that is traced.
+///
+/// [`Loss::weight`]: crate::model::Loss::weight
+///
 /// ```no_run
 /// # use mlx_train_core::{Result, data::Batch, model::BaseModel, optim::AdamW, train::*};
 /// # fn example(mut model: Box<dyn BaseModel>, batches: Vec<Batch>) -> Result<()> {
