@@ -31,7 +31,10 @@ pub(super) fn plots(about: &About, metrics: &Metrics) -> Vec<Plot> {
         line(Chart::new("").axes("step", y), label, name, scale)
     };
 
-    let mut loss = one("loss (nats)", "training", "loss", 1.0);
+    // A perplexity is exp(loss) of a loss in nats; without one, nobody said what the unit is.
+    let has_nats = !metrics.series("perplexity").is_empty();
+    let loss = if has_nats { "loss (nats)" } else { "loss" };
+    let mut loss = one(loss, "training", "loss", 1.0);
     loss = held_out(loss, metrics, "loss");
     for (label, value) in &about.references {
         loss = loss.reference(label, *value);

@@ -235,6 +235,7 @@ fn a_failed_run_leaves_its_numbers_plots_and_a_page_that_says_why() {
     let page = fs::read_to_string(folder.report()).unwrap();
     assert!(page.contains("training diverged at step 7"));
     assert!(page.contains("class=\"status failed\""));
+    assert!(page.contains("loss (nats)"));
 }
 
 #[test]
@@ -416,6 +417,8 @@ fn a_run_that_is_stopped_and_resumed_is_one_run_in_its_folder() -> Result<()> {
     for kind in ["started", "stopped", "resumed", "saved", "finished"] {
         assert!(kinds.iter().any(|found| found == kind), "{kind} in {kinds:?}");
     }
-    assert!(fs::read_to_string(folder.report()).unwrap().contains("status finished"));
+    let page = fs::read_to_string(folder.report()).unwrap();
+    assert!(page.contains("status finished"));
+    assert!(!page.contains("nats"), "nobody said what the unit is");
     Ok(())
 }
