@@ -9,6 +9,7 @@ use crate::{
     },
 };
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -64,18 +65,14 @@ pub(super) fn run(
     let (send_answer, answers) = sync_channel::<Receiver<Answer>>(2 * num_threads);
     let blocks = Mutex::new(blocks);
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..num_threads).map(|_| scope.spawn(|| work(&blocks))).collect();
-        scope.spawn(move || read(source, tokenizer, &send_block, &send_answer));
-        let written = answers.into_iter().try_for_each(|answer| {
-            let lost = |_| Error::message("a thread that made tokens ended; its reason is above");
-            answer.recv().map_err(lost)??.into_iter().try_for_each(&mut write)
-        });
-        // After an error nobody takes answers any more, which ends the reader, and so the workers.
-        // One that panicked has told it, and must not end this thread too.
-        for worker in workers {
-            _ = worker.join();
+        for _ in 0..num_threads {
+            scope.spawn(|| work(&blocks));
         }
-        written
+        scope.spawn(move || read(source, tokenizer, &send_block, &send_answer));
+        // After an error nobody takes answers any more, which ends the reader, and so the workers.
+        answers.into_iter().try_for_each(|answer| {
+            answer.recv().map_err(|_| panicked())??.into_iter().try_for_each(&mut write)
+        })
     })
 }
 
@@ -84,9 +81,17 @@ fn work(blocks: &Mutex<Receiver<Block>>) {
         // The lock is held while waiting, and released before the work.
         let block = blocks.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Block { encoder, records, answer }) = block else { return };
+        // A thread that ended here would leave the reader waiting for someone to take its blocks.
+        let tokens = catch_unwind(AssertUnwindSafe(|| encode(&encoder, records)));
         // Whoever does not wait for the answer any more has an error to tell.
-        _ = answer.send(encode(&encoder, records));
+        _ = answer.send(tokens.unwrap_or_else(|_| Err(panicked())));
     }
+}
+
+fn panicked() -> Error {
+    Error::message(
+        "the tokenizer panicked; what it said is above: use another tokenizer.json, or report it",
+    )
 }
 
 fn encode(encoder: &Encoder, records: Vec<(Position, bool, Record)>) -> Answer {

@@ -257,8 +257,8 @@ impl Tokens {
         Ok(all)
     }
 
-    /// Splits off the end as held out, between two documents where there are several; both parts
-    /// share the memory and the files.
+    /// Splits off the end as held out, between two documents where that changes the fraction by half of
+    /// it at most, else inside of one. Both parts share the memory and the files.
     ///
     /// # Errors
     /// [`DataError::Invalid`] when one part would be empty; as [`Tokens::documents`].
@@ -272,11 +272,12 @@ impl Tokens {
             if self.document(middle)?.start <= wanted { document = middle } else { end = middle }
         }
         let cut = self.document(document)?;
+        let most = (self.len() - wanted) / 2;
         let nearest = [cut.start, cut.end]
             .into_iter()
-            .filter(|&bound| bound > 0 && bound < self.len())
+            .filter(|&bound| bound > 0 && bound < self.len() && bound.abs_diff(wanted) <= most)
             .min_by_key(|bound| bound.abs_diff(wanted));
-        // One document alone is cut inside, and both parts have some of it.
+        // Of a document that is cut inside, both parts have some.
         let middle = nearest.unwrap_or(wanted);
         let first_held_out = if middle == cut.end { document + 1 } else { document };
         let last_training = if middle == cut.start { document } else { document + 1 };
