@@ -107,6 +107,11 @@ mod tests {
             expected.map(|(text, offset, lines)| (text.to_owned(), LineStart { offset, lines }));
         assert_eq!(found, expected);
         assert_eq!(all(b"\xef\xbb\xbf\n\n").unwrap(), []);
+        assert_eq!(
+            all(b"one\n\xef\xbb\xbftwo").unwrap()[1].0,
+            "\u{feff}two",
+            "only a file has one"
+        );
     }
 
     #[test]

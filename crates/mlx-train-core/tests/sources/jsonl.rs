@@ -1,6 +1,6 @@
 //! JSONL: what a line holds, and which lines are refused.
 
-use crate::{file, refusal};
+use crate::{file, refusal, tokenizer::BYTE_LEVEL};
 use mlx_train_core::data::{
     Dataset, Example, IGNORED_TARGET, JsonLines, Padding, Sequences, Tokenizer, read_documents,
 };
@@ -103,6 +103,13 @@ fn documents_are_read_into_memory_with_their_ends() {
         [b"one".map(i32::from).to_vec(), vec![7, 8]],
         "the empty one is left out"
     );
+
+    let tokenizer = Tokenizer::open(&BYTE_LEVEL.1).unwrap();
+    let sequences = read_documents(&path, "text", &tokenizer).unwrap();
+    let first = sequences.tokens().document(0).unwrap();
+    let text = [tokenizer.encode("one").unwrap(), vec![tokenizer.eos().unwrap()]].concat();
+    let text: Vec<i32> = text.into_iter().map(|token| token as i32).collect();
+    assert_eq!(sequences.tokens().get(first).unwrap(), text);
 
     for (content, expected) in [
         ("{\"tokens\": [7, 256]}", &["line 1: token 256", "size of 256"][..]),

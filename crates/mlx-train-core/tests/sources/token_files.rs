@@ -4,6 +4,7 @@ use crate::{contents, refusal, tokenizer::BYTE_LEVEL};
 use mlx_rs::Array;
 use mlx_train_core::data::{Batch, Dataset, TokenFiles, TokenWriter, Tokenizer, Tokens};
 use proptest::prelude::*;
+use serde_json::Value;
 use std::{
     collections::BTreeMap,
     fs,
@@ -217,6 +218,18 @@ fn a_missing_file_and_an_unfinished_folder_are_named() {
     refusal(TokenFiles::open(folder.path()), folder.path(), &["no index.json", "`data prepare`"]);
     let none = folder.path().join("none");
     refusal(TokenFiles::open(&none), &none, &["does not exist"]);
+}
+
+#[test]
+fn an_index_that_lost_its_last_file_is_refused() {
+    let folder = TempDir::new().unwrap();
+    write(folder.path(), &[vec![1, 2], vec![3, 4, 5]], 4);
+    fs::remove_file(folder.path().join("training-00001.bin")).unwrap();
+    let path = folder.path().join("index.json");
+    let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    index["training"].as_array_mut().unwrap().pop();
+    fs::write(&path, index.to_string()).unwrap();
+    refusal(TokenFiles::open(folder.path()), folder.path(), &["end within a document", "2 of 4"]);
 }
 
 #[test]

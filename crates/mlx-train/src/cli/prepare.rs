@@ -62,18 +62,17 @@ fn prepare(args: &PrepareArgs, out: &mut impl Write) -> Result<(), Failure> {
 /// A bar on a terminal, a line now and then elsewhere.
 struct Display {
     bar: ProgressBar,
-    next_line: Instant,
+    /// Progress comes with every record, which are many a millisecond.
+    next: Instant,
+    between: Duration,
 }
-
-/// How long to wait between lines where there is no bar.
-const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
 impl Display {
     fn new() -> Self {
-        let target = if stderr().is_terminal() {
-            ProgressDrawTarget::stderr()
+        let (target, between) = if stderr().is_terminal() {
+            (ProgressDrawTarget::stderr(), Duration::from_millis(100))
         } else {
-            ProgressDrawTarget::hidden()
+            (ProgressDrawTarget::hidden(), Duration::from_secs(10))
         };
         let bar = ProgressBar::with_draw_target(None, target);
         // The template is a constant, so its error would be ours; the default style also works.
@@ -83,7 +82,7 @@ impl Display {
                 .unwrap_or_else(|_| ProgressStyle::default_bar())
                 .progress_chars("━╸─"),
         );
-        Self { bar, next_line: Instant::now() + BETWEEN_LINES }
+        Self { bar, next: Instant::now() + between, between }
     }
 
     fn show(&mut self, progress: &PrepareProgress) {
@@ -97,10 +96,13 @@ impl Display {
                 self.line(&format!("going on after {files} token files of an earlier run"));
             }
         }
+        if Instant::now() < self.next {
+            return;
+        }
+        self.next = Instant::now() + self.between;
         self.bar.set_position(progress.bytes_read);
         self.bar.set_message(format!("{} tokens", grouped(progress.tokens)));
-        if self.bar.is_hidden() && Instant::now() >= self.next_line {
-            self.next_line = Instant::now() + BETWEEN_LINES;
+        if self.bar.is_hidden() {
             self.line(&format!(
                 "{} of {}  {} tokens  {} documents",
                 Bytes(progress.bytes_read),
