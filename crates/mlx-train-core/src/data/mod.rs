@@ -4,6 +4,9 @@
 //! of a run; a [`DataLoader`] makes the batches, ahead and in order. The order of a whole run follows from
 //! a seed, and one number says how far the run has come, so a position is saved and restored without
 //! reading the data again.
+//!
+//! Rows come from memory ([`InMemory`]), [`Text`], [`TokenFiles`] that [`Prepare`] made of any texts,
+//! [`read_documents`], and the files of [`csv`], [`idx`] and, behind a feature, Parquet.
 
 mod alias;
 pub mod csv;

@@ -127,23 +127,46 @@ impl Tokenizer {
     }
 
     /// Makes this the tokenizer of a folder: writes its `tokenizer.json`, and the names of the special
-    /// tokens beside it. The tokenizer of bytes has neither file, and removes those of another.
+    /// tokens beside it. The tokenizer of bytes has no file. One that is there already is left alone.
     ///
     /// # Errors
+    /// [`DataError::Malformed`] when the folder has another tokenizer and `replace` is false;
     /// [`FileError`] when the disk fails.
-    pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
-        let [file, config_file] = [FILE, CONFIG_FILE].map(|name| folder.as_ref().join(name));
+    pub fn save(&self, folder: impl AsRef<Path>, replace: bool) -> Result<()> {
+        let folder = folder.as_ref();
+        if !replace {
+            self.check_place(folder)?;
+        }
+        let [file, config_file] = [FILE, CONFIG_FILE].map(|name| folder.join(name));
         let Kind::HuggingFace { tokenizer, json, eos, bos, .. } = &*self.0 else {
-            for path in [file, config_file].iter().filter(|path| path.exists()) {
-                fs::remove_file(path).map_err(FileError::write(path))?;
+            if file.exists() {
+                fs::remove_file(&file).map_err(FileError::write(&file))?;
             }
             return Ok(());
         };
+        if self.is_in(folder) {
+            return Ok(());
+        }
         let name = |id: &Option<u32>| id.and_then(|id| tokenizer.id_to_token(id));
         let config = json!({ "eos_token": name(eos), "bos_token": name(bos) });
         write_whole(config_file, format!("{config:#}\n"))?;
         write_whole(file, json)?;
         Ok(())
+    }
+
+    /// Refuses a folder with another tokenizer, which would be lost.
+    pub(super) fn check_place(&self, folder: &Path) -> Result<()> {
+        let file = folder.join(FILE);
+        if !file.exists() || self.is_in(folder) {
+            return Ok(());
+        }
+        let problem = "the folder has another tokenizer than the tokens: name another folder, or replace \
+                       the file with --force";
+        Err(malformed(&file, problem))
+    }
+
+    fn is_in(&self, folder: &Path) -> bool {
+        Self::of_folder(folder).is_ok_and(|found| found.fingerprint() == self.fingerprint())
     }
 
     /// Whether the tokens are bytes.

@@ -1,4 +1,5 @@
-//! Safe wrappers of the mlx-c calls that mlx-rs has not wrapped; the only `unsafe` of the workspace.
+//! Safe wrappers of the mlx-c calls that mlx-rs has not wrapped, and of mapped files ([`FileMap`]); the
+//! only `unsafe` of the workspace.
 //!
 //! Every function here takes Rust closures that return the engine's [`Result`]. An error inside of a
 //! closure comes back to the caller as the very value that the closure returned, and a panic resumes

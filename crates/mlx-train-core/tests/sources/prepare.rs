@@ -149,6 +149,48 @@ fn other_settings_or_inputs_are_refused_with_what_differs_unless_told() {
 }
 
 #[test]
+fn files_of_others_are_neither_replaced_nor_removed() {
+    let (folder, paths) = inputs(&some_texts());
+    let output = folder.path();
+    let mut prepare = prepare(&paths, output, 700);
+    for (name, expected) in [
+        ("tokenizer.json", "another tokenizer"),
+        ("index.json", "not prepared from texts"),
+        ("prepare.json", "remove it to start again"),
+    ] {
+        fs::write(output.join(name), "{}").unwrap();
+        let message = prepare.run(|_| {}).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+        prepare.replace = name != "tokenizer.json";
+        if prepare.replace {
+            refusal(prepare.run(|_| {}), &output.join(name), &["not of a preparation"]);
+        }
+        prepare.replace = false;
+        assert_eq!(fs::read(output.join(name)).unwrap(), b"{}");
+        fs::remove_file(output.join(name)).unwrap();
+    }
+    prepare.run(|_| {}).unwrap();
+    prepare.tokenizer = Tokenizer::bytes();
+    prepare.replace = true;
+    assert!(prepare.run(|_| {}).unwrap().tokenizer().unwrap().is_bytes());
+}
+
+#[test]
+fn a_journal_that_leads_nowhere_is_refused() {
+    let (folder, paths) = inputs(&some_texts());
+    let output = folder.path().join("out");
+    let prepare = prepare(&paths, &output, 700);
+    prepare.run(|_| {}).unwrap();
+    let path = output.join("prepare.json");
+    let text = fs::read_to_string(&path).unwrap();
+    for (from, to) in [("\"input\": 1", "\"input\": 2"), ("\"offset\": ", "\"offset\": 99")] {
+        assert!(text.contains(from), "{text}");
+        fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        refusal(prepare.run(|_| {}), &path, &["behind the end", "remove it"]);
+    }
+}
+
+#[test]
 fn held_out_documents_are_in_neither_part_twice() {
     let (folder, paths) = inputs(&some_texts());
     let output = folder.path().join("out");

@@ -101,14 +101,25 @@ fn the_end_of_a_text_has_the_usual_name_or_the_one_beside_the_file() {
 }
 
 #[test]
-fn a_saved_tokenizer_is_the_same_one() {
+fn a_saved_tokenizer_is_the_same_one_and_replaces_no_other_unasked() {
     let folder = TempDir::new().unwrap();
-    for tokenizer in [Tokenizer::bytes(), open(), Tokenizer::bytes()] {
-        tokenizer.save(folder.path()).unwrap();
+    let file = folder.path().join("tokenizer.json");
+    for (tokenizer, other) in [(Tokenizer::bytes(), open()), (open(), Tokenizer::bytes())] {
+        tokenizer.save(folder.path(), true).unwrap();
         let again = Tokenizer::of_folder(folder.path()).unwrap();
         assert_eq!(again.fingerprint(), tokenizer.fingerprint());
         assert_eq!(again.eos(), tokenizer.eos());
+        if !tokenizer.is_bytes() {
+            refusal(other.save(folder.path(), false), &file, &["another tokenizer", "--force"]);
+        }
+        tokenizer.save(folder.path(), false).unwrap();
     }
+    // What else the user's file says stays.
+    let config = folder.path().join("tokenizer_config.json");
+    let text = r#"{"eos_token": "<|endoftext|>", "chat_template": "…"}"#;
+    fs::write(&config, text).unwrap();
+    open().save(folder.path(), true).unwrap();
+    assert_eq!(fs::read_to_string(&config).unwrap(), text);
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl Run {
             let (folder, checkpoints) = new_folder(path, args.force)?;
             folder.write_config(&settings.to_toml()?)?;
             if let Some(tokenizer) = &data.tokenizer {
-                tokenizer.save(folder.path())?;
+                tokenizer.save(folder.path(), args.force)?;
             }
             (folder, checkpoints)
         };

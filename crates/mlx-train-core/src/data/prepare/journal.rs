@@ -140,7 +140,7 @@ impl Journal {
             malformed(
                 &path,
                 format!(
-                    "this is not how far a preparation has come ({error}): start again with --force"
+                    "this is not how far a preparation has come ({error}): remove it to start again"
                 ),
             )
         })
@@ -157,7 +157,12 @@ impl Journal {
     pub(super) fn check(&self, folder: &Path, recipe: &Recipe) -> Result<()> {
         let differences = self.recipe.differences(recipe);
         if differences.is_empty() {
-            return Ok(());
+            let input = recipe.inputs.get(self.position.input);
+            if input.is_some_and(|input| self.position.record.offset <= input.bytes) {
+                return Ok(());
+            }
+            let problem = "it goes on behind the end of the input, so it is damaged: remove it to start again";
+            return Err(malformed(&folder.join(FILE), problem));
         }
         Err(DataError::Invalid(format!(
             "`{}` holds tokens that were made otherwise: {}; name another folder, or start again with --force",

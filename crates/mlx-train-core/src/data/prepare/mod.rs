@@ -113,14 +113,22 @@ impl Prepare {
         fs::create_dir_all(&self.output)
             .map_err(|source| FileError::Folder { path: self.output.clone(), source })?;
         let lock = lock(&self.output)?;
-        sweep(&self.output, self.replace)?;
+        if self.replace {
+            clear(&self.output)?;
+        }
         let is_finished = TokenFiles::is_at(&self.output);
         let journal = match Journal::read(&self.output)? {
             Some(journal) => journal,
             None if is_finished => return Err(occupied(&self.output)),
-            None => Journal::start(recipe.clone()),
+            None => {
+                if !self.replace {
+                    self.tokenizer.check_place(&self.output)?;
+                }
+                Journal::start(recipe.clone())
+            }
         };
         journal.check(&self.output, &recipe)?;
+        remove(&self.output, is_partial)?;
         journal.write(&self.output)?;
         let source = Source { start: journal.position, ..source };
         Ok(Preparation { prepare: self.clone(), source, journal, is_finished, _lock: lock })
@@ -303,23 +311,33 @@ fn occupied(folder: &Path) -> crate::Error {
     malformed(folder, problem)
 }
 
-/// Removes what a killed process left half written and, to start again, all that a preparation writes.
-fn sweep(folder: &Path, everything: bool) -> Result<()> {
-    let mut found = Vec::new();
-    if everything {
-        // First what says that the rest is usable.
-        found.extend([TokenFiles::index_path(folder), folder.join(journal::FILE)]);
+/// Removes all that an earlier preparation wrote, and nothing that has only the same name.
+fn clear(folder: &Path) -> Result<()> {
+    let names = [TokenFiles::index_path(folder), folder.join(journal::FILE)];
+    let is_ours = TokenFiles::has_index(folder) || matches!(Journal::read(folder), Ok(Some(_)));
+    if let Some(other) = names.iter().find(|path| path.exists() && !is_ours) {
+        let problem = "it is not of a preparation: name another folder, or remove it yourself";
+        return Err(malformed(other, problem));
     }
+    // First what says that the rest is usable.
+    for path in names.iter().filter(|path| path.exists()) {
+        fs::remove_file(path).map_err(FileError::write(path))?;
+    }
+    remove(folder, TokenWriter::wrote)
+}
+
+/// What a process that was killed left half written.
+fn is_partial(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with('.') && name.ends_with(".partial")
+}
+
+fn remove(folder: &Path, unwanted: fn(&Path) -> bool) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(FileError::read(folder))? {
         let path = entry.map_err(FileError::read(folder))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let is_partial = name.starts_with('.') && name.ends_with(".partial");
-        if is_partial || (everything && TokenWriter::wrote(&path)) {
-            found.push(path);
+        if unwanted(&path) {
+            fs::remove_file(&path).map_err(FileError::write(&path))?;
         }
-    }
-    for path in found.iter().filter(|path| path.exists()) {
-        fs::remove_file(path).map_err(FileError::write(path))?;
     }
     Ok(())
 }

@@ -65,6 +65,11 @@ impl TokenFiles {
         Self::index_path(folder.as_ref()).exists()
     }
 
+    /// Whether a folder has an index, and it is one of token files.
+    pub(in crate::data) fn has_index(folder: &Path) -> bool {
+        TokenIndex::read(folder).is_ok()
+    }
+
     pub(in crate::data) fn index_path(folder: &Path) -> PathBuf {
         folder.join(index::FILE)
     }

@@ -55,8 +55,8 @@ impl TokenWriter {
     /// Starts an empty folder, or one that has no token files yet.
     ///
     /// # Errors
-    /// [`DataError::Malformed`] when the folder has token files already, [`DataError::Invalid`] when
-    /// `shard_tokens` is 0, [`FileError`] when the folder cannot be made.
+    /// [`DataError::Malformed`] when the folder has token files or another tokenizer already,
+    /// [`DataError::Invalid`] when `shard_tokens` is 0, [`FileError`] when the folder cannot be made.
     pub fn create(
         folder: impl AsRef<Path>,
         tokenizer: &Tokenizer,
@@ -67,6 +67,7 @@ impl TokenWriter {
             let problem = "it has token files already: name another folder, or remove this one";
             return Err(malformed(folder, problem));
         }
+        tokenizer.check_place(folder)?;
         Self::go_on(folder, tokenizer, shard_tokens, Vec::new(), Vec::new())
     }
 
@@ -137,7 +138,8 @@ impl TokenWriter {
             let problem = "there is no token to write: give a text that is not empty";
             return Err(malformed(&self.folder, problem));
         }
-        self.tokenizer.save(&self.folder)?;
+        // Whose place it is was checked at the start.
+        self.tokenizer.save(&self.folder, true)?;
         // Last, because it says that all is there.
         self.index.write(&self.folder)?;
         TokenFiles::open(&self.folder)
