@@ -19,9 +19,9 @@ use mlx_train_core::{
     rng,
     store::{Check, CheckpointConfig, Checkpoints},
     train::{
-        EarlyStoppingConfig, Evaluation, Event, History, Metric, NonFinite, Outcome, SpikeAction,
-        SpikeConfig, StepOptions, StepOutput, StopReason, StopSignal, TrainConfig, TrainError,
-        TrainStep, Trained, Trainer, accuracy, evaluate,
+        EarlyStoppingConfig, Evaluation, Event, History, Metric, NonFinite, Outcome, Precision,
+        SpikeAction, SpikeConfig, StepOptions, StepOutput, StopReason, StopSignal, TrainConfig,
+        TrainError, TrainStep, Trained, Trainer, accuracy, evaluate,
     },
 };
 use parity::{assert_close, run, take};
@@ -549,6 +549,23 @@ fn layers_are_told_to_train_in_steps_and_not_in_evaluations_nor_after() -> Resul
     model.training_mode(true);
     evaluate(&mut model, &data, 8, &mut [])?;
     assert_eq!(model.seen.last(), Some(&false));
+    Ok(())
+}
+
+#[test]
+fn a_mixed_run_evaluates_in_the_dtype_that_it_computes_in() -> Result<()> {
+    let mut model = Mlp::new(1, 1, Task::Regression)?;
+    let data = waves(8)?;
+    let mut seen = Vec::new();
+    let config = TrainConfig { precision: Precision::Mixed, sanity_batches: 0, ..config(1) };
+    Trainer::new(&mut model, config)?
+        .evaluate_on(&data)
+        .metric("error", |outputs, batch| {
+            seen.push(outputs.dtype());
+            loss::mse(outputs, &batch.y)
+        })
+        .run(data.clone())?;
+    assert_eq!(seen, [Dtype::Bfloat16]);
     Ok(())
 }
 

@@ -204,6 +204,9 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         let began = Instant::now();
         let batches = data::batches(held_out, self.config.batch_size);
         let batches = batches.take(if self.config.fast_dev_run { 1 } else { usize::MAX });
+        // As in a step, or float inputs would take the computation to f32.
+        let precision = self.config.precision;
+        let batches = batches.map(|batch| precision.batch_to_compute(batch?));
         let metrics = &mut self.metrics;
         let evaluation =
             self.step.with_evaluation_weights(|model| evaluate_batches(model, batches, metrics))?;
