@@ -48,6 +48,9 @@ pub enum Error {
     /// An array is not of the shape or dtype that an assertion says.
     #[error(transparent)]
     Shape(#[from] crate::shape::ShapeError),
+    /// A graph cannot be read.
+    #[error(transparent)]
+    Graph(#[from] crate::graph::GraphError),
     /// A layer refused what it was given.
     #[error(transparent)]
     Nn(#[from] crate::nn::NnError),

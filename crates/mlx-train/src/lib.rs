@@ -72,6 +72,7 @@
 //! | [`models`] | the reference models `mlp` and `transformer` |
 //! | [`cli`] | the command line |
 //! | [`error`], [`ffi`], [`file`](mod@file) | the one error; transforms of functions; whole files |
+//! | [`graph`] | what a computation consists of, before it is computed |
 //!
 //! Everything that can fail returns [`Result`], whose [`Error`] says the value, the place and the
 //! fix. The book in the repository's `docs` folder tells the rest.
@@ -95,7 +96,7 @@ pub use mlx_train_core::__private::{serde_json, toml};
 pub use mlx_train_core::{
     Array, Error, ModuleParameters, Result, assert_dtype, assert_same_shape, assert_shape, chart,
     config::{self, ModelConfig},
-    data, error, ffi, file, generate, loss, model, nn, optim, profile, register_model,
+    data, error, ffi, file, generate, graph, loss, model, nn, optim, profile, register_model,
     registry::{self, ModelRegistry},
     rng, shape, store, train,
 };

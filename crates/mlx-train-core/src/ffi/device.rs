@@ -18,6 +18,8 @@ pub struct DeviceInfo {
     pub architecture: Option<String>,
     /// All of its memory.
     pub memory_bytes: Option<u64>,
+    /// How much of it the system recommends to use at most: Metal's recommended working set.
+    pub working_set_bytes: Option<u64>,
 }
 
 /// Asks MLX about its default device.
@@ -54,6 +56,7 @@ fn ask(
         name: text(*info, c"device_name"),
         architecture: text(*info, c"architecture"),
         memory_bytes: size(*info, c"memory_size").or_else(|| size(*info, c"total_memory")),
+        working_set_bytes: size(*info, c"max_recommended_working_set_size"),
     })
 }
 

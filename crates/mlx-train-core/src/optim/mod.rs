@@ -120,41 +120,48 @@ pub trait Optimizer: Debug {
     }
 }
 
-impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
-    fn state_names(&self, parameter: Parameter<'_>) -> &'static [&'static str] {
-        self.as_ref().state_names(parameter)
-    }
+/// What points at an optimizer is one.
+macro_rules! forward {
+    ($($pointer:ty),*) => {$(
+        impl<O: Optimizer + ?Sized> Optimizer for $pointer {
+            fn state_names(&self, parameter: Parameter<'_>) -> &'static [&'static str] {
+                (**self).state_names(parameter)
+            }
 
-    fn init(&self, parameter: Parameter<'_>) -> Result<Vec<Array>> {
-        self.as_ref().init(parameter)
-    }
+            fn init(&self, parameter: Parameter<'_>) -> Result<Vec<Array>> {
+                (**self).init(parameter)
+            }
 
-    fn coefficients(&self, learning_rate: &Array, step: &Array) -> Result<Coefficients> {
-        self.as_ref().coefficients(learning_rate, step)
-    }
+            fn coefficients(&self, learning_rate: &Array, step: &Array) -> Result<Coefficients> {
+                (**self).coefficients(learning_rate, step)
+            }
 
-    fn update(
-        &self,
-        parameter: Parameter<'_>,
-        gradient: &Array,
-        state: &[Array],
-        coefficients: &Coefficients,
-    ) -> Result<(Array, Vec<Array>)> {
-        self.as_ref().update(parameter, gradient, state, coefficients)
-    }
+            fn update(
+                &self,
+                parameter: Parameter<'_>,
+                gradient: &Array,
+                state: &[Array],
+                coefficients: &Coefficients,
+            ) -> Result<(Array, Vec<Array>)> {
+                (**self).update(parameter, gradient, state, coefficients)
+            }
 
-    fn trains(&self, parameter: Parameter<'_>) -> bool {
-        self.as_ref().trains(parameter)
-    }
+            fn trains(&self, parameter: Parameter<'_>) -> bool {
+                (**self).trains(parameter)
+            }
 
-    fn check(&self, names: &[&str]) -> Result<()> {
-        self.as_ref().check(names)
-    }
+            fn check(&self, names: &[&str]) -> Result<()> {
+                (**self).check(names)
+            }
 
-    fn clip(&self, names: &[&str], gradients: Vec<Array>) -> Result<Vec<Array>> {
-        self.as_ref().clip(names, gradients)
-    }
+            fn clip(&self, names: &[&str], gradients: Vec<Array>) -> Result<Vec<Array>> {
+                (**self).clip(names, gradients)
+            }
+        }
+    )*};
 }
+
+forward!(Box<O>, &O);
 
 /// What is the same for every parameter in one step: an optimizer's own numbers, and those of the
 /// optimizers that it is made of.

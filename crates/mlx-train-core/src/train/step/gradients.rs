@@ -119,6 +119,7 @@ impl<M: BaseModel + ?Sized> Program<'_, M> {
         };
         let argnums: Vec<usize> = (0..compute.len()).collect();
         let (loss, gradients) = ffi::value_and_grad(loss, compute, &argnums)?;
+        ffi::mark("gradient", &gradients);
         // A weight is often a constant, and a compiled function cannot return one.
         let Ok([value, weight]) = <[Array; 2]>::try_from(ffi::depends(&loss, from_ref(draws))?)
         else {
