@@ -19,6 +19,8 @@ pub mod shape;
 
 pub mod config;
 
+pub mod bytes;
+
 pub mod batch;
 pub mod model;
 pub mod registry;

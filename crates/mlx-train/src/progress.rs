@@ -149,8 +149,7 @@ mod tests {
 
     #[test]
     fn the_time_that_is_left_follows_from_the_steps_of_this_process_alone() {
-        let memory =
-            Memory { active_bytes: 0, peak_bytes: 1 << 20, cache_bytes: 0, resident_bytes: None };
+        let memory = Memory { peak_bytes: 1 << 20, ..Memory::default() };
         let report = StepReport {
             step: 60,
             steps: 100,

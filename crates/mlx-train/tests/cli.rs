@@ -3,6 +3,8 @@
 
 #[path = "cli/checkpoint.rs"]
 mod checkpoint;
+#[path = "cli/memory.rs"]
+mod memory;
 #[path = "cli/resume.rs"]
 mod resume;
 

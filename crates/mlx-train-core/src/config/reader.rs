@@ -9,7 +9,10 @@ use super::{
     suggest::{hint, shorten},
     table::TAG,
 };
-use std::fmt::{Display, Write};
+use std::{
+    fmt::{Display, Write},
+    str::FromStr,
+};
 
 /// More problems than this are only counted: a file that is wrong all over is another file.
 const MOST_PROBLEMS: usize = 50;
@@ -94,6 +97,21 @@ impl Reader {
                 path => format!("`{path}`: {message}"),
             };
             self.push(Place::default(), message);
+        }
+    }
+
+    /// A value that is written as text, and refused in its own words.
+    pub(crate) fn read_text<T>(&mut self, node: &Node) -> Option<T>
+    where
+        T: FromStr<Err: Display>,
+    {
+        let Some(text) = node.text() else { return self.refuse_type(node, &FieldType::String) };
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(refused) => {
+                self.push(node.place.clone(), format!("{}: {refused}", self.subject()));
+                None
+            }
         }
     }
 

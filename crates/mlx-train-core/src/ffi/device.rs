@@ -40,6 +40,15 @@ pub fn device_info() -> Result<DeviceInfo> {
     asked
 }
 
+/// Whether this MLX computes with CUDA where there is such a GPU. Asking starts nothing on the device.
+pub fn has_cuda() -> bool {
+    let mut has_cuda = false;
+    // Not through `call`, whose preparations make an array, which starts the device.
+    // SAFETY: `has_cuda` outlives the call, which writes to it alone and cannot fail.
+    let status = unsafe { mlx_sys::mlx_cuda_is_available(&raw mut has_cuda) };
+    status == 0 && has_cuda
+}
+
 fn ask(
     device: &mut mlx_sys::mlx_device,
     info: &mut mlx_sys::mlx_device_info,

@@ -26,7 +26,7 @@ mod version;
 pub use checkpoint::checkpoint;
 pub use compile::{Compiled, compile};
 pub use custom_vjp::{Backward, custom_vjp};
-pub use device::{DeviceInfo, device_info};
+pub use device::{DeviceInfo, device_info, has_cuda};
 pub use eval::{Evaluation, Noted, async_eval, eval, mark, without_evaluation};
 pub use file_map::FileMap;
 pub use grad::{jvp, value_and_grad, vjp};

@@ -1,13 +1,13 @@
 //! How much memory MLX and the process hold.
 
-use crate::Result;
-use std::fmt;
+use crate::{Result, bytes::Bytes};
+use std::{fmt, fs};
 
 /// The memory of this process at one moment.
 ///
 /// What MLX counts is for all threads together. On unified memory, and on the CPU, it is part of
 /// the resident set; on a discrete GPU it is the GPU's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Memory {
     /// What MLX arrays that are in use hold.
     pub active_bytes: u64,
@@ -17,6 +17,11 @@ pub struct Memory {
     pub cache_bytes: u64,
     /// What the process has in RAM, where the system says so (Linux).
     pub resident_bytes: Option<u64>,
+    /// What of that is of no file, where the system says so (Linux): files that are read through memory grow
+    /// the resident set, and are no leak.
+    pub anonymous_bytes: Option<u64>,
+    /// What of the process the system has moved to disk, where it says so (Linux). A run that swaps is slow.
+    pub swap_bytes: Option<u64>,
 }
 
 impl Memory {
@@ -25,11 +30,22 @@ impl Memory {
     /// # Errors
     /// When MLX fails.
     pub fn now() -> Result<Self> {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         Ok(Self {
-            active_bytes: mlx_rs::memory::active_memory()? as u64,
+            resident_bytes: status_bytes(&status, "VmRSS:"),
+            anonymous_bytes: status_bytes(&status, "RssAnon:"),
+            swap_bytes: status_bytes(&status, "VmSwap:"),
+            ..Self::of_mlx()?
+        })
+    }
+
+    /// What MLX says alone: it takes nanoseconds, where the system takes many microseconds.
+    pub(super) fn of_mlx() -> Result<Self> {
+        Ok(Self {
+            active_bytes: active_bytes()?,
             peak_bytes: mlx_rs::memory::peak_memory()? as u64,
             cache_bytes: mlx_rs::memory::cache_memory()? as u64,
-            resident_bytes: resident_bytes(),
+            ..Self::default()
         })
     }
 
@@ -42,48 +58,30 @@ impl Memory {
     }
 }
 
+/// What MLX arrays that are in use hold: as [`Memory::now`], without asking the system.
+pub(crate) fn active_bytes() -> Result<u64> {
+    Ok(mlx_rs::memory::active_memory()? as u64)
+}
+
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { active_bytes, peak_bytes, cache_bytes, resident_bytes } = *self;
+        let Self { active_bytes, peak_bytes, cache_bytes, resident_bytes, swap_bytes, .. } = *self;
         let (active, peak, cache) = (Bytes(active_bytes), Bytes(peak_bytes), Bytes(cache_bytes));
         write!(f, "{active} active, {peak} peak, {cache} cached")?;
-        match resident_bytes {
-            Some(bytes) => write!(f, ", {} resident", Bytes(bytes)),
+        // That nothing is swapped out goes without saying.
+        let system = [(resident_bytes, "resident"), (swap_bytes.filter(|it| *it > 0), "swapped")];
+        system.into_iter().try_for_each(|(bytes, name)| match bytes {
+            Some(bytes) => write!(f, ", {} {name}", Bytes(bytes)),
             None => Ok(()),
-        }
+        })
     }
 }
 
-/// Linux alone tells it in a file.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// A line of Linux's `/proc/self/status`, such as `VmRSS:   1024 kB`.
+fn status_bytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
-}
-
-/// A number of bytes that is shown in the unit that fits: `1.5 GiB`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Bytes(pub u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-        let mut value = self.0 as f64;
-        let mut shown = "bytes";
-        for unit in UNITS {
-            // What would be rounded to 1024 belongs to the next unit.
-            if value < 1023.95 {
-                break;
-            }
-            value /= 1024.0;
-            shown = unit;
-        }
-        match shown {
-            "bytes" => f.pad(&format!("{} bytes", self.0)),
-            unit => f.pad(&format!("{value:.1} {unit}")),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -92,24 +90,30 @@ mod tests {
     use mlx_rs::Array;
 
     #[test]
-    fn bytes_are_shown_in_the_unit_that_fits() {
-        let shown = |bytes| Bytes(bytes).to_string();
-        assert_eq!(shown(0), "0 bytes");
-        assert_eq!(shown(1023), "1023 bytes");
-        assert_eq!(shown(1024), "1.0 KiB");
-        assert_eq!(shown(1024 * 1024 - 1), "1.0 MiB");
-        assert_eq!(shown(1_610_612_736), "1.5 GiB");
-        assert_eq!(shown(u64::MAX), "16.0 EiB");
-        assert_eq!(format!("{:>9}", Bytes(1024)), "  1.0 KiB");
-    }
-
-    #[test]
     fn an_array_that_lives_is_active_memory() -> Result<()> {
         let array = Array::zeros::<f32>(&[1 << 20])?;
         array.eval()?;
         let memory = Memory::now()?;
         assert!(memory.active_bytes >= 4 << 20 && memory.peak_bytes >= memory.active_bytes);
-        assert!(memory.resident_bytes.is_some() || !cfg!(target_os = "linux"));
+        let system = [memory.resident_bytes, memory.anonymous_bytes, memory.swap_bytes];
+        assert!(system.iter().all(Option::is_some) || !cfg!(target_os = "linux"));
         Ok(())
+    }
+
+    #[test]
+    fn what_the_system_says_is_read_in_bytes() {
+        let status = "Name:\tx\nVmRSS:\t    2048 kB\nVmSwap:\t       3 kB\n";
+        assert_eq!(status_bytes(status, "VmRSS:"), Some(2 << 20));
+        assert_eq!(status_bytes(status, "VmSwap:"), Some(3 << 10));
+        assert_eq!(status_bytes(status, "VmPeak:"), None);
+    }
+
+    #[test]
+    fn swap_is_told_where_there_is_some() {
+        let memory =
+            Memory { resident_bytes: Some(1024), swap_bytes: Some(0), ..Memory::default() };
+        assert!(memory.to_string().ends_with(", 1.0 KiB resident"), "{memory}");
+        let swapped = Memory { swap_bytes: Some(1024), ..memory };
+        assert!(swapped.to_string().ends_with(", 1.0 KiB swapped"), "{swapped}");
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     Result,
     config::ModelConfig,
     optim::{Clip, GroupConfig, OptimizerConfig, Schedule, ScheduleConfig},
+    profile::MemoryConfig,
     store::CheckpointConfig,
 };
 
@@ -77,6 +78,8 @@ pub struct TrainConfig {
     pub early_stopping: Option<EarlyStoppingConfig>,
     /// When checkpoints are saved, and which of them stay.
     pub checkpoint: CheckpointConfig,
+    /// How much memory the run may take.
+    pub memory: MemoryConfig,
     /// How many threads make batches; 0 makes each when it is needed.
     #[config(default = 1, range = 0..=1024)]
     pub num_workers: usize,

@@ -1,7 +1,7 @@
 //! What a run tells while it goes on. The engine prints nothing.
 
 use super::{Best, Evaluation, History, Outcome, Spike, TrainConfig};
-use crate::profile::Memory;
+use crate::profile::{Memory, SuspectedLeak};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -69,6 +69,8 @@ pub enum Event<'a> {
         /// Its best value.
         best: Best,
     },
+    /// Memory grows from step to step, and goes on to.
+    SuspectedLeak(SuspectedLeak),
     /// Something that is no error, and that a person should know.
     Warning(&'a str),
     /// The run is over.

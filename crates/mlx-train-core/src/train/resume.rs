@@ -55,9 +55,9 @@ impl RunDescription {
 /// Fields that may differ from those of the checkpoint.
 ///
 /// How long a run is and when it looks, logs and saves is for its user to change at any time; threads
-/// that load data never change what is in a batch. With another number of steps the schedule is that of
+/// that load data never change what is in a batch, nor limits of memory what a step computes. With another number of steps the schedule is that of
 /// the new number from there on.
-const ALWAYS_ALLOWED: [&str; 13] = [
+const ALWAYS_ALLOWED: [&str; 14] = [
     "train.steps",
     "train.epochs",
     "train.max_minutes",
@@ -70,6 +70,7 @@ const ALWAYS_ALLOWED: [&str; 13] = [
     "train.early_stopping",
     "train.early_stopping.*",
     "train.checkpoint.*",
+    "train.memory.*",
     "train.fast_dev_run",
 ];
 

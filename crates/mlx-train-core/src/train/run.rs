@@ -15,8 +15,10 @@ use crate::{
     Error, Result,
     config::ModelConfig,
     data::{self, DataLoader, Dataset},
+    ffi::device_info,
     model::BaseModel,
     optim::Schedule,
+    profile::{self, Growing, LeakDetector, MemoryLimits},
     store::{Check, Checkpoints, Loaded, SaveOutcome, Snapshot},
 };
 use mlx_rs::module::{ModuleParamRef, ModuleParameters};
@@ -51,6 +53,7 @@ pub(super) struct Run<'a, M: BaseModel + ?Sized> {
     model_name: String,
     /// The config of everything, for checkpoints.
     resolved: Value,
+    leaks: LeakDetector,
     stop: StopSignal,
     began: Instant,
     deadline: Option<Instant>,
@@ -117,6 +120,7 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         let waited = self.feed.waited().saturating_sub(waited);
         let computed = began.elapsed().saturating_sub(waited);
         self.progress.count_time(waited.as_secs_f64(), computed.as_secs_f64());
+        self.watch_memory(Growing::Arrays, Some(profile::active_bytes()?));
         self.metric = None;
 
         let goes_on = if numbers.is_finite {
@@ -139,6 +143,15 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         let reason =
             format!("its loss {:.4} is far above the median {:.4}", spike.loss, spike.median);
         self.roll_back(&reason).map(|()| false)
+    }
+
+    /// Tells memory that grows from step to step.
+    fn watch_memory(&mut self, what: Growing, bytes: Option<u64>) {
+        let step = self.step_number();
+        let leak = bytes.and_then(|bytes| self.leaks.observe(what, step, bytes));
+        if let Some(leak) = leak {
+            (self.on_event)(&Event::SuspectedLeak(leak));
+        }
     }
 
     /// Does what `non_finite` says; false when the run went back.
@@ -189,7 +202,9 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         if is_due(numbers.step, self.config.log_every, end == Some(End::Completed)) {
             let (epochs, elapsed) = (self.feed.epochs(), self.began.elapsed());
             let report = self.progress.report(numbers, self.steps, epochs, elapsed)?;
+            let process = report.memory.anonymous_bytes;
             (self.on_event)(&Event::Step(report));
+            self.watch_memory(Growing::Process, process);
         }
         Ok(())
     }
@@ -324,6 +339,8 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
     pub(super) fn start(trainer: Trainer<'a, M>, loader: DataLoader) -> Result<Self> {
         let Trainer { model, mut config, schedule, optimizer, held_out, mut metrics, .. } = trainer;
         check_metrics(&config, held_out.is_some(), &metrics)?;
+        let (limits, memory_warning) = MemoryLimits::of(&config.memory, &device_info()?)?;
+        limits.apply()?;
         if let Some(held_out) = held_out.filter(|_| config.sanity_batches > 0) {
             let batches = data::batches(held_out, config.batch_size).take(config.sanity_batches);
             evaluate_batches(model, batches, &mut metrics)?;
@@ -358,6 +375,7 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
             restore_point: None,
             model_name: trainer.description.model,
             resolved,
+            leaks: LeakDetector::default(),
             stop: trainer.stop,
             began,
             deadline,
@@ -371,6 +389,9 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         (run.on_event)(&Event::Started(started));
         if let Some(resumed) = resumed {
             resumed.tell(&mut run.on_event);
+        }
+        if let Some(warning) = memory_warning {
+            (run.on_event)(&Event::Warning(&warning));
         }
         run.step.model().training_mode(true);
         Ok(run)

@@ -1,6 +1,6 @@
 //! The command line, as clap sees it.
 
-use crate::data::Prepare;
+use crate::{data::Prepare, profile::Bytes};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -246,6 +246,53 @@ pub(super) struct TrainArgs {
     /// Train on the first N batches again and again, to see whether the model can learn them
     #[arg(long, value_name = "N")]
     pub(super) overfit_batches: Option<u64>,
+    #[command(flatten)]
+    pub(super) memory: MemoryArgs,
+}
+
+/// The settings of `[train.memory]` as flags.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Memory, as in [train.memory]")]
+pub(super) struct MemoryArgs {
+    /// How much memory the run should need at most, such as 12GiB
+    #[arg(long, value_name = "SIZE")]
+    memory_budget: Option<Bytes>,
+    /// From how much memory on MLX frees its cache and waits
+    #[arg(long, value_name = "SIZE")]
+    memory_limit: Option<Bytes>,
+    /// How much freed memory MLX keeps
+    #[arg(long, value_name = "SIZE")]
+    cache_limit: Option<Bytes>,
+    /// With Metal, how much is never moved to disk
+    #[arg(long, value_name = "SIZE")]
+    wired_limit: Option<Bytes>,
+    /// How many operations a command buffer or CUDA graph has
+    #[arg(long, value_name = "N")]
+    max_ops_per_buffer: Option<u32>,
+    /// How many MiB of inputs it has; fewer save memory and cost time
+    #[arg(long, value_name = "N")]
+    max_mb_per_buffer: Option<u32>,
+}
+
+impl MemoryArgs {
+    /// The flags as overrides of settings.
+    pub(super) fn overrides(&self) -> Vec<String> {
+        let sizes = [
+            ("memory_budget", self.memory_budget),
+            ("memory_limit", self.memory_limit),
+            ("cache_limit", self.cache_limit),
+            ("wired_limit", self.wired_limit),
+        ];
+        let numbers = [
+            ("max_ops_per_buffer", self.max_ops_per_buffer),
+            ("max_mb_per_buffer", self.max_mb_per_buffer),
+        ];
+        let sizes =
+            sizes.map(|(key, size)| (key, size.map(|Bytes(bytes)| format!("'{bytes} bytes'"))));
+        let numbers = numbers.map(|(key, number)| (key, number.map(|number| number.to_string())));
+        let given = sizes.into_iter().chain(numbers).filter_map(|(key, value)| Some((key, value?)));
+        given.map(|(key, value)| format!("train.memory.{key}={value}")).collect()
+    }
 }
 
 /// What `--resume` means without a run.

@@ -14,7 +14,7 @@ use crate::{
     data::DataError,
     mlx_rs::{memory::memory_limit, module::ModuleParamRef},
     model::BaseModel,
-    profile::{Bytes, Memory, TransformerFlops},
+    profile::{Bytes, Memory, MlxEnvironment, TransformerFlops},
     rng,
     run::{RunFolder, RunRecorder},
     store::{Checkpoints, save_weights},
@@ -30,6 +30,16 @@ use std::{
     time::Instant,
 };
 use tempfile::TempDir;
+
+/// What MLX is to see in the environment, which is chosen before the run begins.
+///
+/// # Errors
+/// As the run itself, for settings that are refused.
+pub(super) fn environment(args: &TrainArgs) -> Result<MlxEnvironment> {
+    let origin = Origin::of(args)?;
+    let settings = Settings::resolve(&source(args, origin.as_ref()))?;
+    Ok(MlxEnvironment::of(&settings.train.memory))
+}
 
 pub(super) fn run(args: &TrainArgs, out: &mut impl Write) -> Result<(), Failure> {
     let run = Run::prepare(args).map_err(Failure::Refused)?;
@@ -179,6 +189,7 @@ fn source(args: &TrainArgs, origin: Option<&Origin>) -> RunSource {
     source.set.extend(args.fast_dev_run.then(|| "train.fast_dev_run=true".into()));
     let overfit = args.overfit_batches;
     source.set.extend(overfit.map(|batches| format!("train.overfit_batches={batches}")));
+    source.set.extend(args.memory.overrides());
     source
 }
 

@@ -61,13 +61,16 @@ pub(super) fn plots(about: &About, metrics: &Metrics) -> Vec<Plot> {
     }
     plots.push(plot("step_time", "Step time", time));
 
-    let kinds = ["active", "peak", "cache", "resident"].map(|kind| (kind, format!("{kind}_bytes")));
+    let kinds = ["active", "peak", "cache", "resident", "swap"];
+    let kinds = kinds.map(|kind| (kind, format!("{kind}_bytes")));
     let all = kinds.iter().flat_map(|(_, name)| metrics.series(name));
     let highest = all.map(|point| point.1).fold(0.0, f64::max);
     let (unit, bytes) =
         if highest >= GIBIBYTE { ("GiB", GIBIBYTE) } else { ("MiB", GIBIBYTE / 1024.0) };
     let mut memory = Chart::new("").axes("step", format!("memory ({unit})"));
-    for (kind, name) in &kinds {
+    // A line at zero, as of a run that does not swap, says nothing.
+    let has_some = |name: &str| metrics.series(name).iter().any(|point| point.1 > 0.0);
+    for (kind, name) in kinds.iter().filter(|(_, name)| has_some(name)) {
         memory = line(memory, kind, name, bytes.recip());
     }
     plots.push(plot("memory", "Memory", memory));

@@ -37,6 +37,8 @@ pub struct Environment {
     pub device: String,
     /// The part of MLX that computes: `CPU`, `Metal` or `CUDA`.
     pub backend: String,
+    /// What the environment tells MLX: `MLX_MAX_MB_PER_BUFFER=100`.
+    pub mlx_variables: Vec<String>,
 }
 
 impl Environment {
@@ -57,6 +59,7 @@ impl Environment {
             memory_bytes: memory_bytes(),
             backend: backend(&device).into(),
             device: device.name.unwrap_or_default(),
+            mlx_variables: mlx_variables(),
         }
     }
 
@@ -85,6 +88,7 @@ impl Environment {
             ("threads", threads),
             ("memory", memory),
             ("device", device),
+            ("MLX variables", self.mlx_variables.join(" ")),
         ];
         rows.into_iter().filter(|(_, value)| !value.is_empty()).collect()
     }
@@ -96,6 +100,18 @@ fn backend(device: &DeviceInfo) -> &'static str {
         true if cfg!(target_os = "macos") => "Metal",
         true => "CUDA",
     }
+}
+
+/// The variables that MLX reads, by name; those of this project begin alike and are no business of MLX.
+fn mlx_variables() -> Vec<String> {
+    let is_mlx = |name: &str| name.starts_with("MLX_") && !name.starts_with("MLX_TRAIN_");
+    let variables = env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| is_mlx(name))?;
+        Some(format!("{name}={}", value.to_string_lossy()))
+    });
+    let mut variables: Vec<String> = variables.collect();
+    variables.sort_unstable();
+    variables
 }
 
 /// The commit that is checked out, marked if files differ from it; `None` without Git or repository.

@@ -54,6 +54,8 @@ pub enum EventKind {
     Finished,
     /// The run ended with an error.
     Failed,
+    /// Memory grew from step to step.
+    SuspectedLeak,
     /// Something that a person should know.
     Warning,
     /// What a later version of mlx-train wrote.
@@ -76,6 +78,7 @@ impl EventKind {
             Self::Stopped => "stopped",
             Self::Finished => "finished",
             Self::Failed => "failed",
+            Self::SuspectedLeak => "suspected leak",
             Self::Warning => "warning",
             Self::Unknown => "event",
         }
@@ -83,8 +86,8 @@ impl EventKind {
 
     /// Whether something went wrong.
     pub fn is_trouble(self) -> bool {
-        use EventKind::{Failed, RolledBack, SaveFailed, Skipped, Spike, Warning};
-        matches!(self, Failed | RolledBack | SaveFailed | Skipped | Spike | Warning)
+        use EventKind::{Failed, RolledBack, SaveFailed, Skipped, Spike, SuspectedLeak, Warning};
+        matches!(self, Failed | RolledBack | SaveFailed | Skipped | Spike | SuspectedLeak | Warning)
     }
 }
 
@@ -145,6 +148,7 @@ impl Entry {
                 let text = format!("{metric} is no better than {value:.4} of step {best_step}");
                 (Kind::NoProgress, Some(*step), text)
             }
+            Event::SuspectedLeak(leak) => (Kind::SuspectedLeak, Some(leak.step), leak.to_string()),
             Event::Warning(text) => (Kind::Warning, None, (*text).to_owned()),
             Event::Finished(Finished { step, outcome, .. }) => match outcome {
                 Outcome::Completed => (Kind::Finished, Some(*step), String::new()),

@@ -316,7 +316,8 @@ impl RunRecorder {
 
     fn of_report(&self, report: &StepReport, peak_flops: Option<f64>) -> Vec<(String, f64)> {
         let StepReport { loss, seconds, memory, tokens_per_second, .. } = report;
-        let Memory { active_bytes, peak_bytes, cache_bytes, resident_bytes } = *memory;
+        let Memory { active_bytes, peak_bytes, cache_bytes, resident_bytes, swap_bytes, .. } =
+            *memory;
         let per_step = |seconds: f64| seconds / report.num_steps.max(1) as f64;
         let utilization = self.flops_per_token.zip(peak_flops);
         let utilization = utilization.map(|(flops, peak)| flops * tokens_per_second / peak);
@@ -336,6 +337,7 @@ impl RunRecorder {
             ("peak_bytes", Some(peak_bytes as f64)),
             ("cache_bytes", Some(cache_bytes as f64)),
             ("resident_bytes", resident_bytes.map(|bytes| bytes as f64)),
+            ("swap_bytes", swap_bytes.map(|bytes| bytes as f64)),
         ];
         let known = numbers.into_iter().filter_map(|(name, value)| Some((name, value?)));
         known.map(|(name, value)| (name.to_owned(), value)).collect()

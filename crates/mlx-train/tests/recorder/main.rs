@@ -22,6 +22,8 @@ const MEMORY: Memory = Memory {
     peak_bytes: 5 << 20,
     cache_bytes: 1 << 20,
     resident_bytes: Some(9 << 20),
+    anonymous_bytes: Some(8 << 20),
+    swap_bytes: Some(2 << 20),
 };
 
 fn report(step: u64) -> StepReport {
@@ -120,6 +122,7 @@ fn numbers_are_on_disk_as_soon_as_they_are_told() {
         ("peak_bytes", 5_242_880.0),
         ("cache_bytes", 1_048_576.0),
         ("resident_bytes", 9_437_184.0),
+        ("swap_bytes", 2_097_152.0),
         ("model_flops_utilization", 0.06),
     ] {
         let value = line[name].as_f64().unwrap_or_else(|| panic!("{name} in {line}"));

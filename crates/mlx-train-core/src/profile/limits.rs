@@ -1,0 +1,132 @@
+//! How much memory MLX may use before it gives some back.
+
+use super::MemoryConfig;
+use crate::{Error, Result, bytes::Bytes, ffi::DeviceInfo};
+
+/// The limits of MLX's allocator, for the whole process; `None` leaves one as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// From how much memory on MLX frees what it caches, and waits for what runs before it begins more. It is
+    /// no bound: a step that needs more gets it.
+    pub memory: Option<Bytes>,
+    /// How much freed memory MLX keeps for the next arrays.
+    pub cache: Option<Bytes>,
+    /// How much memory the system never moves to disk. Only Metal has it.
+    pub wired: Option<Bytes>,
+}
+
+impl MemoryLimits {
+    /// What a config says for a device, and what it says that the device does not have, in words.
+    ///
+    /// Where it says nothing and the device recommends a working set (Metal), the memory limit is that, which
+    /// MLX's own exceeds by half, and as much is wired, as in Python's mlx-lm. With a budget, both are at most
+    /// that. Elsewhere MLX's defaults stay.
+    ///
+    /// # Errors
+    /// When more is to be wired than the device recommends: MLX refuses it, since it could take the memory of
+    /// the system itself.
+    pub fn of(config: &MemoryConfig, device: &DeviceInfo) -> Result<(Self, Option<String>)> {
+        let recommended = device.working_set_bytes.map(Bytes);
+        let memory = config.memory_limit.or(config.memory_budget).or(recommended);
+        let limits = Self { memory, cache: config.cache_limit, wired: None };
+        match (config.wired_limit, recommended) {
+            (Some(wired), None) => {
+                let warning =
+                    format!("wired_limit = {wired} has no effect: only Metal wires memory");
+                Ok((limits, Some(warning)))
+            }
+            (Some(wired), Some(most)) if wired > most => Err(Error::message(format!(
+                "wired_limit is {wired}, and this device recommends {most} at most; lower it, or leave it \
+                 out for that"
+            ))),
+            (wired, most) => {
+                let wired =
+                    wired.or(most.map(|most| memory.map_or(most, |memory| most.min(memory))));
+                Ok((Self { wired, ..limits }, None))
+            }
+        }
+    }
+
+    /// Sets them.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn apply(&self) -> Result<()> {
+        let Self { memory, cache, wired } = self;
+        if let Some(Bytes(limit)) = memory {
+            mlx_rs::memory::set_memory_limit(size(*limit))?;
+        }
+        if let Some(Bytes(limit)) = cache {
+            mlx_rs::memory::set_cache_limit(size(*limit))?;
+        }
+        if let Some(Bytes(limit)) = wired {
+            mlx_rs::memory::set_wired_limit(size(*limit))?;
+        }
+        Ok(())
+    }
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn gib(number: u64) -> Bytes {
+        Bytes(number * GIB)
+    }
+
+    /// A Mac of 16 GiB.
+    fn metal() -> DeviceInfo {
+        let memory_bytes = Some(16 * GIB);
+        DeviceInfo { memory_bytes, working_set_bytes: Some(12 * GIB), ..DeviceInfo::default() }
+    }
+
+    fn limits(config: MemoryConfig, device: &DeviceInfo) -> Result<MemoryLimits> {
+        MemoryLimits::of(&config, device).map(|(limits, _)| limits)
+    }
+
+    #[test]
+    fn on_metal_the_default_is_the_recommended_working_set_and_elsewhere_mlxs() -> Result<()> {
+        let none = MemoryConfig::default;
+        let expected = MemoryLimits { memory: Some(gib(12)), cache: None, wired: Some(gib(12)) };
+        assert_eq!(limits(none(), &metal())?, expected);
+        assert_eq!(limits(none(), &DeviceInfo::default())?, MemoryLimits::default());
+        Ok(())
+    }
+
+    #[test]
+    fn a_budget_bounds_what_is_not_given() -> Result<()> {
+        let budget = MemoryConfig { memory_budget: Some(gib(8)), ..MemoryConfig::default() };
+        let expected = MemoryLimits { memory: Some(gib(8)), cache: None, wired: Some(gib(8)) };
+        assert_eq!(limits(budget, &metal())?, expected);
+        let given = MemoryConfig {
+            memory_limit: Some(gib(14)),
+            cache_limit: Some(gib(1)),
+            wired_limit: Some(gib(2)),
+            ..budget
+        };
+        let expected =
+            MemoryLimits { memory: Some(gib(14)), cache: Some(gib(1)), wired: Some(gib(2)) };
+        assert_eq!(limits(given, &metal())?, expected);
+        let above = MemoryConfig { memory_budget: Some(gib(14)), ..budget };
+        assert_eq!(limits(above, &metal())?.wired, Some(gib(12)), "no more than is recommended");
+        Ok(())
+    }
+
+    #[test]
+    fn more_than_the_device_wires_is_refused_and_a_device_that_wires_nothing_is_told() -> Result<()>
+    {
+        let wired = MemoryConfig { wired_limit: Some(gib(13)), ..MemoryConfig::default() };
+        let refused = limits(wired, &metal()).map_err(|error| error.to_string());
+        assert!(refused.is_err_and(|text| text.contains("13.0 GiB") && text.contains("12.0 GiB")));
+        let (limits, warning) = MemoryLimits::of(&wired, &DeviceInfo::default())?;
+        assert_eq!(limits, MemoryLimits::default());
+        assert!(warning.is_some_and(|text| text.contains("13.0 GiB")));
+        Ok(())
+    }
+}
