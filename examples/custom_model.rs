@@ -33,7 +33,7 @@ fn heads_fit(config: &CustomTransformerConfig) -> Result<(), String> {
 
 // ANCHOR: model
 /// Causal attention, then a feed-forward layer, each added to what comes in.
-#[derive(Debug, ModuleParameters)]
+#[derive(Debug, Clone, ModuleParameters)]
 struct Block {
     #[param]
     norms: Vec<RmsNorm>,

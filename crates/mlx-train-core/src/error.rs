@@ -54,6 +54,9 @@ pub enum Error {
     /// A layer refused what it was given.
     #[error(transparent)]
     Nn(#[from] crate::nn::NnError),
+    /// A gradient-checkpointing policy that cannot be read, or names what the model does not have.
+    #[error(transparent)]
+    CheckpointPolicy(#[from] crate::checkpoint::PolicyError),
     /// A loss refused what it was given.
     #[error(transparent)]
     Loss(#[from] crate::loss::LossError),

@@ -25,6 +25,7 @@ pub mod batch;
 pub mod model;
 pub mod registry;
 
+pub mod checkpoint;
 pub mod loss;
 pub mod nn;
 

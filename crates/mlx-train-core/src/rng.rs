@@ -8,15 +8,64 @@
 use crate::Result;
 use mlx_rs::{
     Array,
-    random::{RandomState, with_random_state},
+    random::{RandomState, randint, with_random_state},
 };
 use std::{
-    cell::RefCell,
+    cell::{OnceCell, RefCell},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    rc::Rc,
 };
 
 thread_local! {
-    static SCOPE: RefCell<Option<RandomState>> = const { RefCell::new(None) };
+    static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
+}
+
+/// What is drawn from.
+struct Scope {
+    source: Rc<Source>,
+    /// What the source has become by the draws so far.
+    state: Option<RandomState>,
+    num_forks: u32,
+}
+
+/// A key, or where it comes from once something is drawn from it.
+struct Source {
+    key: OnceCell<Array>,
+    parent: Option<(Rc<Source>, u32)>,
+}
+
+impl Scope {
+    fn new(key: Array) -> Self {
+        let source = Source { key: OnceCell::from(key), parent: None };
+        Self { source: Rc::new(source), state: None, num_forks: 0 }
+    }
+
+    /// The number of the next fork.
+    fn next_fork(&mut self) -> u32 {
+        self.num_forks += 1;
+        self.num_forks
+    }
+
+    fn next_key(&mut self) -> Result<Array> {
+        if self.state.is_none() {
+            self.state = Some(RandomState::from_key(self.source.key()?));
+        }
+        let state = self.state.as_mut().map(RandomState::next_key);
+        Ok(state.ok_or_else(|| crate::Error::message("a random scope has no state"))??)
+    }
+}
+
+impl Source {
+    fn key(&self) -> Result<Array> {
+        if let Some(key) = self.key.get() {
+            return Ok(key.clone());
+        }
+        let Some((parent, number)) = &self.parent else {
+            return Err(crate::Error::message("a random scope has no key"));
+        };
+        let key = fork_of(&parent.key()?, *number)?;
+        Ok(self.key.get_or_init(|| key).clone())
+    }
 }
 
 /// A key `(2,)` uint32 from a seed.
@@ -41,11 +90,76 @@ pub fn split(key: &Array) -> Result<(Array, Array)> {
 /// What `f` returns, or when `key` is not a key.
 pub fn scope<T>(key: &Array, f: impl FnOnce() -> Result<T>) -> Result<T> {
     let (ours, theirs) = split(key)?;
-    let outer = SCOPE.replace(Some(RandomState::from_key(ours)));
-    // mlx-rs and we put the outer state back only on return, so a panic waits until both have.
-    let result =
-        with_random_state(RandomState::from_key(theirs), || catch_unwind(AssertUnwindSafe(f)));
+    within(Scope::new(ours), || with_theirs(theirs, f))
+}
+
+/// Runs `f` with draws of its own, which leave those around it as they are: with as many or as few of them,
+/// what comes after `f` draws the same. Nothing is computed for it until `f` draws; outside of a [`scope`] it
+/// is `f` alone.
+///
+/// mlx-rs's own random functions go on drawing from the surrounding scope.
+///
+/// # Errors
+/// What `f` returns.
+pub fn fork<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
+    let fork = SCOPE.with_borrow_mut(|scope| {
+        let scope = scope.as_mut()?;
+        let parent = Some((Rc::clone(&scope.source), scope.next_fork()));
+        let source = Rc::new(Source { key: OnceCell::new(), parent });
+        Some(Scope { source, state: None, num_forks: 0 })
+    });
+    match fork {
+        Some(fork) => within(fork, f),
+        None => f(),
+    }
+}
+
+/// The key `(2,)` of the fork that [`fork`] would open here, for [`forked`]; outside of a [`scope`], a draw of
+/// mlx-rs's own.
+pub(crate) fn fork_key() -> Result<Array> {
+    let fork = SCOPE.with_borrow_mut(|scope| {
+        scope.as_mut().map(|scope| (Rc::clone(&scope.source), scope.next_fork()))
+    });
+    match fork {
+        Some((source, number)) => fork_of(&source.key()?, number),
+        None => Ok(randint::<_, u32>(0, i32::MAX, &[2], None)?),
+    }
+}
+
+/// Runs `f` with the draws of the fork of this key, whenever that is; where nothing trains, mlx-rs's own random
+/// functions alone draw from it.
+pub(crate) fn forked<T>(
+    key: &Array,
+    is_training: bool,
+    f: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let theirs = fork_of(key, u32::MAX)?;
+    if is_training {
+        within(Scope::new(key.clone()), || with_theirs(theirs, f))
+    } else {
+        with_theirs(theirs, f)
+    }
+}
+
+/// A key `(2,)` that follows from another and a number, and is independent of what is drawn from either.
+fn fork_of(key: &Array, number: u32) -> Result<Array> {
+    // Fractional digits of the golden ratio: any number that tells these keys from those that are drawn from.
+    const FORK: u32 = 0x9E37_79B9;
+    Ok(split(&key.add(Array::from_slice(&[FORK, number], &[2]))?)?.0)
+}
+
+fn within<T>(scope: Scope, f: impl FnOnce() -> Result<T>) -> Result<T> {
+    let outer = SCOPE.replace(Some(scope));
+    let result = catch_unwind(AssertUnwindSafe(f));
     SCOPE.set(outer);
+    result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Runs `f` with `key` as what mlx-rs's own random functions draw from.
+fn with_theirs<T>(key: Array, f: impl FnOnce() -> Result<T>) -> Result<T> {
+    // mlx-rs puts the outer state back only on return, so a panic waits until it has.
+    let result =
+        with_random_state(RandomState::from_key(key), || catch_unwind(AssertUnwindSafe(f)));
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
@@ -54,7 +168,7 @@ pub fn scope<T>(key: &Array, f: impl FnOnce() -> Result<T>) -> Result<T> {
 /// # Errors
 /// When MLX fails.
 pub fn next_key() -> Result<Option<Array>> {
-    SCOPE.with_borrow_mut(|state| Ok(state.as_mut().map(RandomState::next_key).transpose()?))
+    SCOPE.with_borrow_mut(|scope| scope.as_mut().map(Scope::next_key).transpose())
 }
 
 /// Whether a [`scope`] is open, that is, whether layers train.

@@ -14,7 +14,10 @@ use mlx_train_core::{
 };
 use parity::assert_close;
 use proptest::prelude::*;
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
 fn values(array: &Array) -> Vec<f32> {
     let array = array.as_dtype(Dtype::Float32).and_then(|array| array.contiguous()).expect("mlx");
@@ -297,29 +300,51 @@ mod stack {
         (0..num).map(build).collect()
     }
 
+    /// Multiplies by a number.
+    #[derive(Debug, Clone, mlx_train_core::ModuleParameters)]
+    struct Scale {
+        #[param]
+        factor: Param<Array>,
+    }
+
+    fn scales(factors: &[f32]) -> Stack<Scale> {
+        factors.iter().map(|&x| Scale { factor: Param::new(Array::from_f32(x)) }).collect()
+    }
+
     #[test]
     fn blocks_run_in_order_on_the_output_of_the_one_before() -> Result<()> {
-        let mut stack = Stack::new(vec![2.0_f32, 3.0, 5.0]);
-        let mut seen = Vec::new();
-        let y = stack.forward(Array::from_f32(1.0), |factor, index, x| {
-            seen.push(index);
-            Ok(x.multiply(Array::from_f32(*factor))?.add(Array::from_f32(1.0))?)
+        let mut stack = scales(&[2.0, 3.0, 5.0]);
+        // The positions are digits of what is added.
+        let y = stack.forward(Array::from_f32(1.0), |block, index, x| {
+            Ok(x.multiply(&*block.factor)?.add(Array::from_f32(1.0 + index as f32))?)
         })?;
-        assert_eq!(seen, [0, 1, 2]);
-        assert_eq!(values(&y), [51.0]);
+        assert_eq!(values(&y), [((1.0 * 2.0 + 1.0) * 3.0 + 2.0) * 5.0 + 3.0]);
         Ok(())
     }
 
     #[test]
     fn the_first_error_ends_the_pass() {
-        let mut stack = Stack::new(vec![(), (), ()]);
-        let mut num_runs = 0;
-        let result = stack.forward(Array::from_f32(1.0), |(), index, x| {
-            num_runs += 1;
+        static NUM_RUNS: AtomicUsize = AtomicUsize::new(0);
+        let result = scales(&[1.0; 3]).forward(Array::from_f32(1.0), |_, index, x| {
+            NUM_RUNS.fetch_add(1, Relaxed);
             if index == 1 { Err(Error::message("here")) } else { Ok(x) }
         });
         assert!(result.is_err());
-        assert_eq!(num_runs, 2);
+        assert_eq!(NUM_RUNS.load(Relaxed), 2);
+    }
+
+    #[test]
+    fn every_block_gets_what_all_share() -> Result<()> {
+        let shared = [Array::from_f32(10.0), Array::from_f32(100.0)];
+        let y = scales(&[2.0, 3.0]).forward_with(
+            Array::from_f32(1.0),
+            &shared,
+            |block, _, x, shared| {
+                Ok(x.multiply(&*block.factor)?.add(&shared[0])?.add(&shared[1])?)
+            },
+        )?;
+        assert_eq!(values(&y), [(2.0 + 110.0) * 3.0 + 110.0]);
+        Ok(())
     }
 
     #[test]
@@ -350,9 +375,9 @@ mod stack {
 
     #[test]
     fn an_empty_stack_is_the_identity() -> Result<()> {
-        let mut stack: Stack<()> = Stack::new(Vec::new());
+        let mut stack = scales(&[]);
         assert!(stack.is_empty());
-        let y = stack.forward(Array::from_f32(3.0), |(), _, _| Err(Error::message("no block")))?;
+        let y = stack.forward(Array::from_f32(3.0), |_, _, _| Err(Error::message("no block")))?;
         assert_eq!(values(&y), [3.0]);
         Ok(())
     }

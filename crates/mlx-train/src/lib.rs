@@ -65,13 +65,14 @@
 //! | [`nn`], [`loss`] | layers and losses that mlx-rs lacks or gets wrong for training |
 //! | [`mlx_rs`] | arrays, operations and every other layer |
 //! | [`data`], [`optim`], [`train`] | datasets, optimizers and schedules, the [`Trainer`](train::Trainer) |
+//! | [`checkpoint`] | gradient checkpointing: blocks that compute twice in place of keeping activations |
 //! | [`rng`] | explicit random keys |
 //! | [`store`], [`generate`] | weights in safetensors; text |
 //! | [`run`], [`progress`], [`summary`] | a run's folder with its report, its bar, its table |
 //! | [`chart`], [`tensorboard`], [`profile`] | pictures, event files; memory, time and arithmetic |
 //! | [`models`] | the reference models `mlp` and `transformer` |
 //! | [`cli`] | the command line |
-//! | [`error`], [`ffi`], [`file`](mod@file) | the one error; transforms of functions; whole files |
+//! | [`error`], [`ffi`], [`file`](mod@file), [`bytes`] | the one error; transforms of functions; whole files; amounts of memory |
 //! | [`graph`] | what a computation consists of, before it is computed |
 //!
 //! Everything that can fail returns [`Result`], whose [`Error`] says the value, the place and the
@@ -94,7 +95,8 @@ pub use mlx_train_core::__private::mlx_rs;
 /// JSON and TOML values, which [`registry::ModelEntry::build`] takes as configs.
 pub use mlx_train_core::__private::{serde_json, toml};
 pub use mlx_train_core::{
-    Array, Error, ModuleParameters, Result, assert_dtype, assert_same_shape, assert_shape, chart,
+    Array, Error, ModuleParameters, Result, assert_dtype, assert_same_shape, assert_shape, bytes,
+    chart, checkpoint,
     config::{self, ModelConfig},
     data, error, ffi, file, generate, graph, loss, model, nn, optim, profile, register_model,
     registry::{self, ModelRegistry},

@@ -1,11 +1,13 @@
 //! Gradient checkpointing: forget what a function computed, and compute it again for the gradient.
 
 use super::{
-    closure::Closure,
-    custom_vjp::refuse_no_outputs,
-    grad::{keep_cotangents_in_place, stop_integers},
+    closure::Payload,
+    custom_vjp::{Backward, custom_vjp},
+    grad::{has_gradient, stop_integers, vjp},
+    graph::depends,
 };
 use crate::{Array, Result};
+use std::sync::Arc;
 
 /// `f(inputs)`, which keeps nothing but its inputs and outputs for the backward pass.
 ///
@@ -19,6 +21,7 @@ use crate::{Array, Result};
 ///
 /// On one device the gradients are those without the checkpoint to the last bit, unless an input is
 /// used more than once inside and again outside: its contributions are then added up in another order.
+/// [`checkpoint::module`](crate::checkpoint::module) does all this for modules.
 ///
 /// Checkpoints nest. The graph keeps `f` until the outputs and all that was computed from them are
 /// gone, therefore `'static`, and may be dropped on another thread, therefore `Send`; `f` itself
@@ -43,14 +46,44 @@ pub fn checkpoint<F>(f: F, inputs: &[Array]) -> Result<Vec<Array>>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + Send + 'static,
 {
-    let closure = Closure::new(move |inputs| {
-        let outputs = f(&stop_integers(inputs)?)?;
-        refuse_no_outputs("checkpoint", &outputs)?;
-        keep_cotangents_in_place(outputs)
-    })?;
-    // SAFETY: both handles are alive during the call. The graph keeps the closure, which is `'static`
-    // and `Send`.
-    let checkpointed =
-        Closure::transformed(|result| unsafe { mlx_sys::mlx_checkpoint(result, closure.raw()) })?;
-    checkpointed.apply(inputs)
+    checkpoint_in_order(f, inputs, inputs.len(), Vec::new())
+}
+
+/// As [`checkpoint`], for inputs the first `num_activations` of which come from the layers before, and those
+/// at `weights` do not: gradients of the former are there when those of the latter are.
+///
+/// MLX computes a graph by its breadth. As a gradient of weights is an end of the graph, it would come last, and
+/// until then hold what it is computed from, which is all that a checkpoint is to be rid of. MLX's own
+/// `checkpoint` leaves it at that, and runs functions again before their gradients are due, too.
+pub(crate) fn checkpoint_in_order<F>(
+    f: F,
+    inputs: &[Array],
+    num_activations: usize,
+    weights: Vec<usize>,
+) -> Result<Vec<Array>>
+where
+    F: Fn(&[Array]) -> Result<Vec<Array>> + Send + 'static,
+{
+    let first = Arc::new(Payload::new(f));
+    let second = Arc::clone(&first);
+    let forward = move |inputs: &[Array]| first.function()?(&stop_integers(inputs)?);
+    let backward = move |pass: Backward<'_>| {
+        let f = second.function()?;
+        // Not before its gradient has come.
+        let inputs = depends(pass.inputs, pass.cotangents)?;
+        let (_, mut gradients) = vjp(f, &inputs, pass.cotangents)?;
+        let is_float = |index: &usize| has_gradient(inputs[*index].dtype());
+        let of = |indices: &[usize]| -> Vec<Array> {
+            indices.iter().map(|&index| gradients[index].clone()).collect()
+        };
+        let activations: Vec<usize> = (0..num_activations).filter(is_float).collect();
+        if !activations.is_empty() && !weights.is_empty() {
+            let ordered = depends(&of(&activations), &of(&weights))?;
+            for (index, gradient) in activations.into_iter().zip(ordered) {
+                gradients[index] = gradient;
+            }
+        }
+        Ok(gradients)
+    };
+    custom_vjp(forward, backward, inputs)
 }

@@ -86,9 +86,17 @@ pub(super) struct Payload<F> {
     thread: ThreadId,
 }
 
+// SAFETY: a shared payload gives its closure to the thread that made it and to no other, so that it is as if
+// it were not shared. It may be dropped on another thread, which is what `Send` allows.
+unsafe impl<F: Send> Sync for Payload<F> {}
+
 impl<F> Payload<F> {
+    pub(super) fn new(function: F) -> Self {
+        Self { function, thread: thread::current().id() }
+    }
+
     pub(super) fn into_raw(function: F) -> *mut c_void {
-        Box::into_raw(Box::new(Self { function, thread: thread::current().id() })).cast()
+        Box::into_raw(Box::new(Self::new(function))).cast()
     }
 
     /// The closure, if this is its thread.
@@ -148,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_closure_runs_on_the_thread_that_made_it_only() {
-        let payload = Payload { function: 7, thread: thread::current().id() };
+        let payload = Payload::new(7);
         assert_eq!(payload.function().ok(), Some(&7));
         let elsewhere = thread::spawn(move || payload.function().map(|_| ()));
         let error = elsewhere.join().expect("no panic").expect_err("another thread");

@@ -163,7 +163,7 @@ pub(super) fn stop_integers(inputs: &[Array]) -> Result<Vec<Array>> {
     inputs.iter().map(stop).collect()
 }
 
-fn has_gradient(dtype: Dtype) -> bool {
+pub(super) fn has_gradient(dtype: Dtype) -> bool {
     matches!(
         dtype,
         Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32 | Dtype::Float64 | Dtype::Complex64

@@ -38,6 +38,23 @@ pub fn is_same_node(a: &Array, b: &Array) -> Result<bool> {
     Ok(unsafe { CStr::from_ptr(name) } == NAME)
 }
 
+/// The same array as a node of its own, in the same memory.
+///
+/// What the gradient gets from uses of the new node is added up there, before it joins what it gets from other
+/// uses of the array: the order of a sum is a matter of its last bits. A compiled function has no such nodes.
+///
+/// # Errors
+/// When MLX fails.
+pub fn branch(array: &Array) -> Result<Array> {
+    // SAFETY: it takes nothing; an empty handle is valid wherever MLX writes a result.
+    let mut node = unsafe { mlx_sys::mlx_array_new() };
+    let stream = mlx_rs::Stream::thread_local_or_default();
+    // SAFETY: all handles are alive during the call.
+    call(|| unsafe { mlx_sys::mlx_copy(&raw mut node, array.as_ptr(), stream.as_ref().as_ptr()) })?;
+    // SAFETY: the handle holds a reference of its own now, which the array takes over.
+    Ok(unsafe { Array::from_ptr(node) })
+}
+
 /// `arrays` themselves, which are computed after `dependencies`.
 ///
 /// Each output shares the memory of its array and is never a constant, whatever the array is.

@@ -24,11 +24,12 @@ mod vector;
 mod version;
 
 pub use checkpoint::checkpoint;
+pub(crate) use checkpoint::checkpoint_in_order;
 pub use compile::{Compiled, compile};
 pub use custom_vjp::{Backward, custom_vjp};
 pub use device::{DeviceInfo, device_info, has_cuda};
 pub use eval::{Evaluation, Noted, async_eval, eval, mark, without_evaluation};
 pub use file_map::FileMap;
 pub use grad::{jvp, value_and_grad, vjp};
-pub use graph::{depends, graph_text, is_same_node};
+pub use graph::{branch, depends, graph_text, is_same_node};
 pub use version::mlx_version;

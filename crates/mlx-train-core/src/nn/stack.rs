@@ -1,6 +1,10 @@
 //! Repeated blocks.
 
-use crate::{Array, Result};
+use crate::{
+    Array, Result,
+    checkpoint::{self, CheckpointPolicy, checkpointed_blocks, with_policy},
+    ffi, rng,
+};
 use mlx_rs::module::{ModuleParamMut, ModuleParamRef, ModuleParameters};
 use std::slice;
 
@@ -22,26 +26,77 @@ use std::slice;
 #[derive(Debug, Clone)]
 pub struct Stack<B> {
     blocks: Vec<B>,
+    policy: Option<CheckpointPolicy>,
 }
 
 impl<B> Stack<B> {
     /// Stacks blocks, the first of which runs first.
     pub fn new(blocks: Vec<B>) -> Self {
-        Self { blocks }
+        Self { blocks, policy: None }
     }
 
-    /// Passes `x` through every block: `run` maps a block, its position and the output of the block
-    /// before to the block's output. Without blocks it is the identity.
+    /// Which of the blocks, or of the parts in them, are checkpointed, whatever the policy around the stack is;
+    /// `None` leaves it to that.
+    pub fn set_policy(&mut self, policy: Option<CheckpointPolicy>) {
+        self.policy = policy;
+    }
+
+    /// Passes `x` through every block: `run` maps a block, its position and the output of the block before to
+    /// the block's output. Without blocks it is the identity.
     ///
-    /// `run` owns what it gets, so that an activation can be freed as soon as a block has used it.
+    /// Blocks that the [policy](crate::checkpoint) names are checkpointed, which changes no number: each block
+    /// draws from a [fork](rng::fork) of its own. `run` owns what it gets, so that an activation can be freed
+    /// as soon as a block has used it. It is `Copy`, which no array is, because it may run twice: what all
+    /// blocks share is for [`Stack::forward_with`]. A pass that changes more than parameters (a cache, say)
+    /// goes over [`Stack::iter_mut`] instead.
     ///
     /// # Errors
     /// What `run` returns; the blocks after that do not run.
-    pub fn forward<F>(&mut self, x: Array, mut run: F) -> Result<Array>
+    pub fn forward<F>(&mut self, x: Array, run: F) -> Result<Array>
     where
-        F: FnMut(&mut B, usize, Array) -> Result<Array>,
+        B: ModuleParameters + Clone + Send + 'static,
+        F: Fn(&mut B, usize, Array) -> Result<Array> + Copy + Send + 'static,
     {
-        self.blocks.iter_mut().enumerate().try_fold(x, |x, (index, block)| run(block, index, x))
+        self.forward_with(x, &[], move |block, index, x, _| run(block, index, x))
+    }
+
+    /// As [`Stack::forward`], where `run` gets `shared` arrays, too: a mask, the output of an encoder. Gradients
+    /// reach them.
+    ///
+    /// # Errors
+    /// As [`Stack::forward`].
+    pub fn forward_with<F>(&mut self, x: Array, shared: &[Array], run: F) -> Result<Array>
+    where
+        B: ModuleParameters + Clone + Send + 'static,
+        F: Fn(&mut B, usize, Array, &[Array]) -> Result<Array> + Copy + Send + 'static,
+    {
+        match self.policy.clone() {
+            Some(policy) => with_policy(&policy, || self.pass(x, shared, run)),
+            None => self.pass(x, shared, run),
+        }
+    }
+
+    fn pass<F>(&mut self, mut x: Array, shared: &[Array], run: F) -> Result<Array>
+    where
+        B: ModuleParameters + Clone + Send + 'static,
+        F: Fn(&mut B, usize, Array, &[Array]) -> Result<Array> + Copy + Send + 'static,
+    {
+        let is_checkpointed = checkpointed_blocks(self.len());
+        for (index, (block, is_checkpointed)) in self.iter_mut().zip(is_checkpointed).enumerate() {
+            x = if is_checkpointed {
+                let inputs = [slice::from_ref(&x), shared].concat();
+                checkpoint::module(block, &inputs, move |block, inputs: &[Array]| {
+                    run(block, index, inputs[0].clone(), &inputs[1..])
+                })?
+            } else {
+                // A checkpoint adds up what the gradient of an input gets inside before it joins the rest.
+                // Nothing but the next block uses the output of one.
+                let x = if index == 0 { ffi::branch(&x)? } else { x };
+                let shared = shared.iter().map(ffi::branch).collect::<Result<Vec<_>>>()?;
+                rng::fork(|| run(block, index, x, &shared))?
+            };
+        }
+        Ok(x)
     }
 
     /// How many blocks there are.

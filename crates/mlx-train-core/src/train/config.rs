@@ -5,6 +5,7 @@ use super::{
 };
 use crate::{
     Result,
+    checkpoint::CheckpointPolicy,
     config::ModelConfig,
     optim::{Clip, GroupConfig, OptimizerConfig, Schedule, ScheduleConfig},
     profile::MemoryConfig,
@@ -58,6 +59,9 @@ pub struct TrainConfig {
     /// How many shapes of batches a compiled step is traced for before that is an error.
     #[config(default = 8, range = 1..)]
     pub max_traces: usize,
+    /// Which blocks of the model compute twice in place of keeping activations: "none", "full", "every=2",
+    /// "layers=[0,3]", "selective=[mlp,attention]" or "auto=12 GiB".
+    pub gradient_checkpointing: CheckpointPolicy,
     /// How much of the averaged weights a step keeps, such as 0.999; null averages none.
     #[config(range = 0.0..1.0)]
     pub ema_decay: Option<f64>,
@@ -137,6 +141,7 @@ impl TrainConfig {
             precision: self.precision,
             compile: self.compile,
             max_traces: self.max_traces,
+            gradient_checkpointing: self.gradient_checkpointing.clone(),
             skip_non_finite: true,
             ema_decay: self.ema_decay,
         })

@@ -1,6 +1,6 @@
 //! The command line, as clap sees it.
 
-use crate::{data::Prepare, profile::Bytes};
+use crate::{checkpoint::CheckpointPolicy, data::Prepare, profile::Bytes};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -243,6 +243,10 @@ pub(super) struct TrainArgs {
     /// Try everything once: three steps, an evaluation and a checkpoint, of which nothing stays
     #[arg(long, conflicts_with_all = ["resume", "output", "force"])]
     pub(super) fast_dev_run: bool,
+    /// Which blocks compute twice in place of keeping activations: none, full, every=2, layers=[0,3],
+    /// selective=[mlp,attention] or auto='12 GiB'
+    #[arg(long, value_name = "POLICY", help_heading = "Less memory for more time")]
+    pub(super) gradient_checkpointing: Option<CheckpointPolicy>,
     /// Train on the first N batches again and again, to see whether the model can learn them
     #[arg(long, value_name = "N")]
     pub(super) overfit_batches: Option<u64>,

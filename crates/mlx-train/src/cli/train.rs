@@ -187,6 +187,8 @@ fn source(args: &TrainArgs, origin: Option<&Origin>) -> RunSource {
         source.config = Some(origin.config.clone());
     }
     source.set.extend(args.fast_dev_run.then(|| "train.fast_dev_run=true".into()));
+    let policy = args.gradient_checkpointing.as_ref();
+    source.set.extend(policy.map(|policy| format!("train.gradient_checkpointing={policy}")));
     let overfit = args.overfit_batches;
     source.set.extend(overfit.map(|batches| format!("train.overfit_batches={batches}")));
     source.set.extend(args.memory.overrides());

@@ -7,11 +7,16 @@ use super::{Attention, FeedForward, TransformerConfig, init::rms_norm};
 use mlx_rs::{Array, module::Module};
 use mlx_train_core::{
     Result, assert_shape,
+    checkpoint::part,
     nn::{Dropout, LayerCache, RmsNorm},
 };
 use mlx_train_derive::ModuleParameters;
+use std::{iter::once, slice::from_ref};
 
 /// Pre-norm block: `(B, T, C)` in and out, in the wider of the input's and weights' dtypes.
+///
+/// Attention and feed-forward part, each with its norm, are the [parts](part) `attention` and `mlp` of selective
+/// checkpointing.
 ///
 /// ```
 /// # use mlx_train_core::Array;
@@ -64,9 +69,28 @@ impl Block {
         mask: Option<&Array>,
     ) -> Result<Array> {
         assert_shape!(x, [_, _, self.hidden_size]);
-        let mixed = self.self_attn.forward(&self.input_layernorm.forward(x)?, cache, mask)?;
+        let mixed = self.attend(x, cache, mask)?;
         let x = x.add(self.dropout.forward(&mixed)?)?;
-        let mixed = self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?;
+        let parts = (&mut self.post_attention_layernorm, &mut self.mlp);
+        let mixed: Array =
+            part("mlp", parts, from_ref(&x), |(norm, mlp), x| mlp.forward(&norm.forward(&x[0])?))?;
         Ok(x.add(self.dropout.forward(&mixed)?)?)
+    }
+
+    /// The part `attention`. It is never checkpointed with a cache, which changes when it runs.
+    fn attend(
+        &mut self,
+        x: &Array,
+        cache: Option<LayerCache<'_>>,
+        mask: Option<&Array>,
+    ) -> Result<Array> {
+        let Self { input_layernorm, self_attn, .. } = self;
+        if cache.is_some() {
+            return self_attn.forward(&input_layernorm.forward(x)?, cache, mask);
+        }
+        let inputs: Vec<Array> = once(x).chain(mask).cloned().collect();
+        part("attention", (input_layernorm, self_attn), &inputs, |(norm, attention), x| {
+            attention.forward(&norm.forward(&x[0])?, None, x.get(1))
+        })
     }
 }

@@ -45,6 +45,7 @@ use mlx_train_core::{
     nn::{Dropout, Embedding, KvCache, Linear, RmsNorm, Stack},
 };
 use mlx_train_derive::{ModuleParameters, register_model};
+use std::slice::from_ref;
 
 /// Decoder-only transformer of the Llama family: tokens `(B, T)` to next-token logits `(B, T, V)`.
 ///
@@ -87,16 +88,22 @@ impl Transformer {
     fn run(
         &mut self,
         tokens: &Array,
-        mut cache: Option<&mut KvCache>,
+        cache: Option<&mut KvCache>,
         mask: Option<&Array>,
     ) -> Result<Array> {
         self.check_room(tokens, cache.as_ref().map_or(0, |cache| cache.offset()))?;
         let embedded = self.model.embed_tokens.forward(tokens)?; // (B, T, C)
         let x = self.model.dropout.forward(&embedded)?;
-        let x = self.model.layers.forward(x, |block, index, x| {
-            let cache = cache.as_mut().map(|cache| cache.layer(index)).transpose()?;
-            block.forward(&x, cache, mask)
-        })?;
+        let layers = &mut self.model.layers;
+        let x = match cache {
+            None => layers.forward_with(x, mask.map_or(&[], from_ref), |block, _, x, mask| {
+                block.forward(&x, None, mask.first())
+            })?,
+            // It changes as a block runs, which therefore runs once.
+            Some(cache) => layers.iter_mut().enumerate().try_fold(x, |x, (index, block)| {
+                block.forward(&x, Some(cache.layer(index)?), mask)
+            })?,
+        };
         let x = self.model.norm.forward(&x)?;
         match &mut self.lm_head {
             Some(lm_head) => Ok(lm_head.forward(&x)?), // (B, T, V)

@@ -5,6 +5,7 @@
 use mlx_rs::{Array, Dtype, transforms::eval};
 use mlx_train_core::{
     Result, ffi,
+    graph::{Graph, Operation},
     model::{BaseModel, FromConfig},
     rng,
 };
@@ -12,7 +13,10 @@ use std::collections::BTreeMap;
 
 /// A model whose weights are drawn from `seed`.
 pub fn build<M: FromConfig>(config: &M::Config, seed: u64) -> M {
-    rng::scope(&rng::key(seed).unwrap(), || M::from_config(config)).unwrap()
+    let model = rng::scope(&rng::key(seed).unwrap(), || M::from_config(config)).unwrap();
+    // So that graphs of what the model computes hold nothing of that.
+    ffi::eval(model.parameters().flatten().into_values()).unwrap();
+    model
 }
 
 /// Parameters by name, in order.
@@ -86,15 +90,13 @@ pub fn number(scalar: &Array) -> f32 {
     scalar.as_type::<f32>().unwrap().try_item_exact().unwrap()
 }
 
-/// How many keys `f` draws: one for each mask of dropout.
+/// How many masks `f` draws: random bits behind its result, but for the pairs of keys that a key is split into.
 pub fn num_draws(f: impl FnOnce() -> Result<Array>) -> usize {
-    let key = rng::key(0).unwrap();
-    let next = || -> Result<Vec<u32>> {
-        Ok(rng::next_key()?.expect("a scope").try_as_slice::<u32>()?.to_vec())
+    let graph = Graph::of(&[rng::scope(&rng::key(0).unwrap(), f).unwrap()]).unwrap();
+    let is_mask = |operation: &&Operation| {
+        operation.name == "RandomBits" && graph.array(operation.outputs[0]).shape != [2, 2]
     };
-    let after = rng::scope(&key, || f().and_then(|_| next())).unwrap();
-    let is_after = |_: &usize| next().unwrap() == after;
-    rng::scope(&key, || Ok((0..100).find(is_after))).unwrap().expect("at most 100 draws")
+    graph.operations().iter().filter(is_mask).count()
 }
 
 /// All values of an array of any float dtype, row by row.

@@ -4,6 +4,7 @@ use super::{lent::Lent, program::Program, reader::Reader};
 use crate::{
     Error, Result,
     batch::Batch,
+    checkpoint::with_policy,
     ffi,
     model::{BaseModel, Loss},
     rng,
@@ -114,7 +115,9 @@ impl<M: BaseModel + ?Sized> Program<'_, M> {
         let loss = |compute: &[Array]| -> Result<Vec<Array>> {
             model.set(compute.iter().chain(others))?;
             model.training_mode(true);
-            let Loss { value, weight } = rng::scope(draws, || model.batch_loss(batch))?;
+            let Loss { value, weight } = rng::scope(draws, || {
+                with_policy(&self.options.gradient_checkpointing, || model.batch_loss(batch))
+            })?;
             Ok(vec![value.as_dtype(Dtype::Float32)?, weight.as_dtype(Dtype::Float32)?])
         };
         let argnums: Vec<usize> = (0..compute.len()).collect();

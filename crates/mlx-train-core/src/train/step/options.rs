@@ -1,7 +1,9 @@
 //! How a training step computes.
 
 use super::{Precision, traced::Limit};
-use crate::{Result, config::ModelConfig, optim::Clip, train::TrainError};
+use crate::{
+    Result, checkpoint::CheckpointPolicy, config::ModelConfig, optim::Clip, train::TrainError,
+};
 use mlx_rs::{Device, DeviceType};
 
 /// How a [`TrainStep`](super::TrainStep) computes: all but the model, the optimizer and the data.
@@ -16,6 +18,8 @@ pub struct StepOptions {
     /// How many kinds of batches, by shape and dtype, are traced. Another kind is an error where all steps are to
     /// be compiled, and in [`CompileMode::Auto`] runs without a trace, with a warning in the output.
     pub max_traces: usize,
+    /// Which parts of the model forget what they computed, and compute it again for the gradient.
+    pub gradient_checkpointing: CheckpointPolicy,
     /// Whether a step whose loss or gradient norm is not finite leaves parameters and state as they were.
     pub skip_non_finite: bool,
     /// How much of the averaged weights an update keeps, if weights are averaged: 0.999, say. The first updates
@@ -30,6 +34,7 @@ impl Default for StepOptions {
             precision: Precision::default(),
             compile: CompileMode::default(),
             max_traces: 8,
+            gradient_checkpointing: CheckpointPolicy::None,
             skip_non_finite: true,
             ema_decay: None,
         }
