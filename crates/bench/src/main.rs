@@ -10,6 +10,7 @@
 mod by_hand;
 mod checkpoint;
 mod loader;
+mod loss;
 mod record;
 mod small_gpt;
 mod step_overhead;
@@ -27,6 +28,8 @@ struct Args {
     names: Vec<Name>,
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    loss: loss::Sizes,
 }
 
 /// What the benchmarks have in common.
@@ -48,16 +51,19 @@ enum Name {
     Loader,
     /// Saving and loading a checkpoint against a plain file
     Checkpoint,
+    /// The loss of an output layer in chunks against whole logits
+    Loss,
 }
 
 fn main() -> Result<()> {
-    let Args { names, options } = Args::parse();
+    let Args { names, options, loss } = Args::parse();
     let names = if names.is_empty() { Name::value_variants() } else { &names[..] };
     for name in names {
         match name {
             Name::StepOverhead => step_overhead::run(&options)?,
             Name::Loader => loader::run(&options)?,
             Name::Checkpoint => checkpoint::run(&options)?,
+            Name::Loss => loss::run(&options, &loss)?,
         }
     }
     Ok(())

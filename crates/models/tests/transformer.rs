@@ -170,6 +170,49 @@ fn the_loss_of_a_fresh_model_is_that_of_a_guess() {
 }
 
 #[test]
+fn a_loss_without_whole_logits_is_the_same_also_in_packed_rows_and_tied() {
+    let batch = Batch::new(
+        Array::from_slice(&[3, 1, 4, 1, 5, 9], &[2, 3]),
+        Array::from_slice(&[1, 4, -100, 5, 9, 2], &[2, 3]),
+    );
+    let packed = batch.clone().with_segments(Array::from_slice(&[0, 1, 1, 0, 0, 1], &[2, 3]));
+    for (batch, tie_word_embeddings) in [(&batch, false), (&batch, true), (&packed, true)] {
+        let run = |fused_loss| {
+            let config = TransformerConfig {
+                tie_word_embeddings,
+                fused_loss,
+                label_smoothing: 0.1,
+                ..config()
+            };
+            let mut model = build::<Transformer>(&config, 0);
+            value_and_grads(&mut model, |model| Ok(model.batch_loss(batch)?.value))
+        };
+        let ((whole, whole_grads), (fused, grads)) = (run(Some(false)), run(Some(true)));
+        assert!((number(&fused) / number(&whole) - 1.0).abs() < 1e-6);
+        for (name, grad) in &grads {
+            assert!(distance(grad, &whole_grads[name]) < 1e-5, "{name}");
+        }
+        // So small a batch has whole logits, unless it is told otherwise.
+        assert_eq!(number(&run(None).0).to_bits(), number(&whole).to_bits());
+    }
+}
+
+#[test]
+fn outputs_of_an_evaluation_are_the_logits_of_its_loss_whatever_computes_the_loss() {
+    let config = TransformerConfig { fused_loss: Some(true), ..config() };
+    let mut model = build::<Transformer>(&config, 0);
+    let batch = Batch::new(row(&[3, 1, 4]), row(&[1, 4, 1]));
+    let (loss, outputs) = model.loss_and_outputs(&batch).unwrap();
+    assert_eq!(values(&outputs), values(&model.forward(&batch.x).unwrap()));
+    let fused = model.batch_loss(&batch).unwrap();
+    assert!((number(&loss.value) / number(&fused.value) - 1.0).abs() < 1e-6);
+    // Dropout draws for one forward pass.
+    let draws = |f: &mut dyn FnMut() -> mlx_train_core::Result<Array>| num_draws(f);
+    let once = draws(&mut || Ok(model.batch_loss(&batch)?.value));
+    assert_eq!(draws(&mut || Ok(model.loss_and_outputs(&batch)?.1)), once);
+}
+
+#[test]
 fn dropout_is_off_outside_of_a_scope_and_follows_its_key_inside() {
     let mut model = model(0);
     let text = row(&[1, 2, 3, 4]);

@@ -4,7 +4,34 @@ use super::{call::call, closure::Closure, graph::depends, vector::Vector};
 use crate::{Array, Error, Result};
 use mlx_rs::{Dtype, stop_gradient};
 use mlx_sys::mlx_closure_value_and_grad;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+
+thread_local! {
+    /// How many functions that are being differentiated run on this thread, one inside of another.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Whether a function that [`value_and_grad`] or [`vjp`] differentiates runs on this thread now.
+///
+/// A function with a gradient of its own ([`custom_vjp`](super::custom_vjp())) asks it to decide whether
+/// it computes that gradient along with its value. Transformations of other libraries are not seen.
+pub fn is_differentiating() -> bool {
+    DEPTH.get() > 0
+}
+
+/// Runs a function that is differentiated.
+fn differentiated<T>(f: impl FnOnce() -> T) -> T {
+    /// Counts down also where `f` panics.
+    struct Inside;
+    impl Drop for Inside {
+        fn drop(&mut self) {
+            DEPTH.set(DEPTH.get() - 1);
+        }
+    }
+    DEPTH.set(DEPTH.get() + 1);
+    let _inside = Inside;
+    f()
+}
 
 /// The outputs of `f` at `inputs`, and the gradient of its first output for each of `argnums`.
 ///
@@ -37,7 +64,7 @@ where
     let sorted = sorted_argnums(argnums, inputs)?;
     let f = once_at_a_time(f);
     let closure = Closure::new(|inputs| {
-        let outputs = f(inputs)?;
+        let outputs = differentiated(|| f(inputs))?;
         let Some(loss) = outputs.first() else {
             return Err(Error::message("value_and_grad: the function returned no loss"));
         };
@@ -88,7 +115,8 @@ where
 {
     let f = once_at_a_time(f);
     let closure = Closure::new(|inputs| {
-        let outputs = f(&stop_integers(inputs)?)?;
+        let inputs = stop_integers(inputs)?;
+        let outputs = differentiated(|| f(&inputs))?;
         check_same_shapes("vjp: cotangent", cotangents, "output", &outputs)?;
         keep_cotangents_in_place(outputs)
     })?;

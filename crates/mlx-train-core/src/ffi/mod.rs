@@ -30,6 +30,6 @@ pub use custom_vjp::{Backward, custom_vjp};
 pub use device::{DeviceInfo, device_info, has_cuda};
 pub use eval::{Evaluation, Noted, async_eval, eval, mark, without_evaluation};
 pub use file_map::FileMap;
-pub use grad::{jvp, value_and_grad, vjp};
+pub use grad::{is_differentiating, jvp, value_and_grad, vjp};
 pub use graph::{branch, depends, graph_text, is_same_node};
 pub use version::mlx_version;

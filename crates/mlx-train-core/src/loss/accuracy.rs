@@ -21,7 +21,7 @@ pub fn accuracy(logits: &Array, targets: &Array, ignore_index: Option<i32>) -> R
     if targets.size() == 0 {
         return Ok(nothing());
     }
-    let Classes { nearest, is_class, mask } = Classes::of(targets, logits, ignore_index)?;
+    let Classes { nearest, is_class, mask } = Classes::of(targets, logits.dim(-1), ignore_index)?;
     let best = argmax_axis(logits, -1, None)?.as_dtype(Dtype::Int32)?;
     let is_best = best.eq(&nearest)?.as_dtype(Dtype::Float32)?;
     masked_mean(&nan_unless(&is_class, &is_best)?, mask.as_ref())

@@ -45,31 +45,25 @@ pub struct CrossEntropy {
 /// [`LossError`] when the targets do not fit the logits or an option is out of its range; or when
 /// MLX fails.
 pub fn cross_entropy(logits: &Array, targets: &Array, options: &CrossEntropy) -> Result<Loss> {
-    let &CrossEntropy { ignore_index, label_smoothing, z_loss } = options;
-    options.check()?;
+    options.check("cross_entropy")?;
     check_targets("cross_entropy", logits, targets)?;
     if targets.size() == 0 {
         return Ok(nothing());
     }
     let logits = logits.as_dtype(Dtype::Float32)?;
-    let Classes { nearest, is_class, mask } = Classes::of(targets, &logits, ignore_index)?;
+    let num_classes = logits.dim(-1);
+    let Classes { nearest, is_class, mask } =
+        Classes::of(targets, num_classes, options.ignore_index)?;
 
     let log_z = logits.logsumexp_axis(-1, None)?; // (...)
     let picked = logits.take_along_axis(nearest.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
-    let mut each = if label_smoothing > 0.0 {
-        let picked = picked.multiply(Array::from_f32(1.0 - label_smoothing))?;
-        let mean = logits.mean_axis(-1, None)?.multiply(Array::from_f32(label_smoothing))?;
-        log_z.subtract(picked)?.subtract(mean)?
-    } else {
-        log_z.subtract(picked)?
-    };
-    if z_loss > 0.0 {
-        each = each.add(log_z.square()?.multiply(Array::from_f32(z_loss))?)?;
-    }
+    let mean = || Ok(logits.mean_axis(-1, None)?);
+    let each = options.of_each(&log_z, &picked, mean)?;
     masked_mean(&nan_unless(&is_class, &each)?, mask.as_ref())
 }
 
 /// Targets that can be used as indices, whatever they are.
+#[derive(Debug, Clone)]
 pub(super) struct Classes {
     /// The class nearest to each target, int32 `(...)`.
     pub(super) nearest: Array,
@@ -80,9 +74,8 @@ pub(super) struct Classes {
 }
 
 impl Classes {
-    /// Those of integer targets `(...)` for logits `(..., V)`.
-    pub(super) fn of(targets: &Array, logits: &Array, ignore_index: Option<i32>) -> Result<Self> {
-        let num_classes = logits.shape().last().copied().unwrap_or(0);
+    /// Those of integer targets `(...)` among `num_classes`.
+    pub(super) fn of(targets: &Array, num_classes: i32, ignore_index: Option<i32>) -> Result<Self> {
         let targets = integers::signed(targets)?;
         let nearest = integers::nearest(&targets, num_classes)?;
         let is_class = nearest.eq(&targets)?;
@@ -97,10 +90,9 @@ pub(super) fn nan_unless(is_class: &Array, each: &Array) -> Result<Array> {
 }
 
 impl CrossEntropy {
-    fn check(&self) -> Result<()> {
-        let option = |option, value, range| {
-            Err(LossError::Option { name: "cross_entropy", option, value, range }.into())
-        };
+    pub(super) fn check(&self, name: &'static str) -> Result<()> {
+        let option =
+            |option, value, range| Err(LossError::Option { name, option, value, range }.into());
         if !(0.0..1.0).contains(&self.label_smoothing) {
             return option("label_smoothing", self.label_smoothing, "in 0.0..1.0");
         }
@@ -108,6 +100,28 @@ impl CrossEntropy {
             return option("z_loss", self.z_loss, "finite and not negative");
         }
         Ok(())
+    }
+
+    /// The loss of each target `(...)`, from `log(Z)`, its logit, and the mean of all logits where that
+    /// counts.
+    pub(super) fn of_each(
+        &self,
+        log_z: &Array,
+        picked: &Array,
+        mean: impl FnOnce() -> Result<Array>,
+    ) -> Result<Array> {
+        let &Self { label_smoothing, z_loss, .. } = self;
+        let mut each = if label_smoothing > 0.0 {
+            let picked = picked.multiply(Array::from_f32(1.0 - label_smoothing))?;
+            let mean = mean()?.multiply(Array::from_f32(label_smoothing))?;
+            log_z.subtract(picked)?.subtract(mean)?
+        } else {
+            log_z.subtract(picked)?
+        };
+        if z_loss > 0.0 {
+            each = each.add(log_z.square()?.multiply(Array::from_f32(z_loss))?)?;
+        }
+        Ok(each)
     }
 }
 
@@ -168,15 +182,25 @@ pub(super) fn nothing() -> Loss {
 
 /// The mean of `each` `(...)` over the elements that the mask, if any, keeps; 0 if it keeps none.
 pub(super) fn masked_mean(each: &Array, mask: Option<&Array>) -> Result<Loss> {
+    mean_of_sum(&masked_sum(each, mask)?, mask, each.size())
+}
+
+/// The sum `()` of `each` `(...)` over the elements that the mask, if any, keeps.
+pub(super) fn masked_sum(each: &Array, mask: Option<&Array>) -> Result<Array> {
+    match mask {
+        None => sum_f32(each),
+        Some(mask) => sum_f32(&select(mask, each, Array::from_f32(0.0))?),
+    }
+}
+
+/// The mean of `count` elements, or of those that the mask keeps, whose sum `()` this is.
+pub(super) fn mean_of_sum(sum: &Array, mask: Option<&Array>, count: usize) -> Result<Loss> {
     let Some(mask) = mask else {
-        let count = each.size();
         let divisor = Array::from_f32(count.max(1) as f32);
-        return Ok(Loss::mean_over(sum_f32(each)?.divide(divisor)?, count));
+        return Ok(Loss::mean_over(sum.divide(divisor)?, count));
     };
-    let kept = select(mask, each, Array::from_f32(0.0))?;
     let weight = sum_f32(mask)?;
-    let value = sum_f32(&kept)?.divide(maximum(&weight, Array::from_f32(1.0))?)?;
-    Ok(Loss::new(value, weight))
+    Ok(Loss::new(sum.divide(maximum(&weight, Array::from_f32(1.0))?)?, weight))
 }
 
 pub(super) fn check_targets(name: &'static str, logits: &Array, targets: &Array) -> Result<()> {
@@ -191,7 +215,7 @@ pub(super) fn check_targets(name: &'static str, logits: &Array, targets: &Array)
     check_integer(name, targets)
 }
 
-fn check_integer(name: &'static str, targets: &Array) -> Result<()> {
+pub(super) fn check_integer(name: &'static str, targets: &Array) -> Result<()> {
     if is_integer(targets.dtype()) {
         return Ok(());
     }

@@ -16,6 +16,25 @@ pub enum LossError {
         /// The shape of the targets.
         targets: Vec<i32>,
     },
+    /// Hidden states that an output layer does not take.
+    #[error(
+        "{name}: hidden states {hidden:?} (..., C) do not fit the output layer {weight:?} (V, C); both need \
+         the same C, and no axis of the layer may be empty"
+    )]
+    OutputLayer {
+        /// The loss.
+        name: &'static str,
+        /// The shape of the hidden states.
+        hidden: Vec<i32>,
+        /// The shape of the layer's weight.
+        weight: Vec<i32>,
+    },
+    /// Chunks without tokens.
+    #[error("{name}: a chunk of 0 tokens gets nowhere; give at least 1, or None to have it chosen")]
+    EmptyChunk {
+        /// The loss.
+        name: &'static str,
+    },
     /// Class targets of a dtype that is no integer.
     #[error("{name}: targets are classes, so integers, not {dtype:?}; cast them to int32")]
     TargetDtype {

@@ -6,6 +6,7 @@
 mod accuracy;
 mod cross_entropy;
 mod error;
+mod linear_cross_entropy;
 mod regression;
 mod sum;
 
@@ -13,5 +14,6 @@ pub use crate::model::Loss;
 pub use accuracy::accuracy;
 pub use cross_entropy::{CrossEntropy, binary_cross_entropy, cross_entropy, validate_targets};
 pub use error::LossError;
+pub use linear_cross_entropy::{chunk_size, linear_cross_entropy};
 pub use regression::{huber, l1, mse, smooth_l1};
 pub use sum::sum_f32;

@@ -155,6 +155,10 @@ impl<M: BaseModel> BaseModel for Frozen<M> {
         self.model.batch_loss(batch)
     }
 
+    fn loss_and_outputs(&mut self, batch: &Batch) -> Result<(Loss, Array)> {
+        self.model.loss_and_outputs(batch)
+    }
+
     fn training_mode(&mut self, training: bool) {
         self.model.training_mode(training);
     }

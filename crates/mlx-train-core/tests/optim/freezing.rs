@@ -3,7 +3,7 @@
 use mlx_rs::module::Module;
 use mlx_train_core::{
     Array, ModuleParameters, Result,
-    data::InMemory,
+    data::{Batch, InMemory},
     loss,
     model::{BaseModel, Loss},
     nn::Linear,
@@ -16,10 +16,12 @@ use std::collections::BTreeMap;
 struct Two {
     #[param]
     layers: Vec<Linear>,
+    num_passes: usize,
 }
 
 impl BaseModel for Two {
     fn forward(&mut self, x: &Array) -> Result<Array> {
+        self.num_passes += 1;
         let mut x = x.clone();
         for layer in &mut self.layers {
             x = layer.forward(&x)?;
@@ -30,10 +32,15 @@ impl BaseModel for Two {
     fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
         loss::mse(&self.forward(x)?, y)
     }
+
+    fn loss_and_outputs(&mut self, batch: &Batch) -> Result<(Loss, Array)> {
+        let outputs = self.forward(&batch.x)?;
+        Ok((loss::mse(&outputs, &batch.y)?, outputs))
+    }
 }
 
 fn model() -> Result<Frozen<Two>> {
-    Ok(Frozen::new(Two { layers: vec![Linear::new(3, 2)?, Linear::new(2, 1)?] }))
+    Ok(Frozen::new(Two { layers: vec![Linear::new(3, 2)?, Linear::new(2, 1)?], num_passes: 0 }))
 }
 
 fn trainable(model: &impl ModuleParameters) -> Vec<String> {
@@ -57,6 +64,15 @@ fn single_arrays_of_a_layer_are_frozen_and_unfrozen_by_name() -> Result<()> {
     assert_eq!(model.all_frozen(), Some(true));
     model.unfreeze_parameters(true);
     assert_eq!(trainable(&model).len(), 4);
+    Ok(())
+}
+
+#[test]
+fn loss_and_outputs_come_from_one_pass_of_the_model() -> Result<()> {
+    let mut model = model()?;
+    let batch = Batch::new(Array::ones::<f32>(&[2, 3])?, Array::zeros::<f32>(&[2, 1])?);
+    let (_, outputs) = model.loss_and_outputs(&batch)?;
+    assert_eq!((outputs.shape(), model.into_inner().num_passes), (&[2, 1][..], 1));
     Ok(())
 }
 

@@ -8,6 +8,10 @@ use mlx_train_derive::ModelConfig;
 /// Llama rounds the width of its feed-forward part up to a multiple of this.
 const INTERMEDIATE_MULTIPLE: i32 = 256;
 
+/// From how many logits of a batch on the loss is computed in chunks: fewer make one or two chunks, and no
+/// difference that matters.
+const FUSED_FROM: usize = 1 << 25;
+
 /// Sizes and options of a decoder-only transformer.
 ///
 /// The defaults have the size of GPT-2 small with Llama's vocabulary.
@@ -50,6 +54,8 @@ pub struct TransformerConfig {
     /// How much of a target's probability the loss spreads over all tokens.
     #[config(default = 0.0, range = 0.0..1.0)]
     pub label_smoothing: f32,
+    /// Whether the loss is computed in chunks, so that the logits of a batch never exist at once; when unset, from 2^25 logits (128 MiB in f32) on.
+    pub fused_loss: Option<bool>,
 }
 
 impl TransformerConfig {
@@ -112,6 +118,12 @@ impl TransformerConfig {
                 self.hidden_size
             ))
         })
+    }
+
+    /// Whether the loss of `num_tokens` tokens is computed without their logits as a whole.
+    pub(super) fn fuses_loss(&self, num_tokens: usize) -> bool {
+        let num_logits = num_tokens.saturating_mul(self.vocab_size.max(0) as usize);
+        self.fused_loss.unwrap_or(num_logits >= FUSED_FROM)
     }
 
     /// What must hold between fields; their ranges are checked one by one before.

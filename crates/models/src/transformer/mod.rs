@@ -40,7 +40,7 @@ use mlx_train_core::{
     batch::{Batch, IGNORED_TARGET},
     config::ModelConfig,
     generate::LanguageModel,
-    loss::{CrossEntropy, cross_entropy},
+    loss::{CrossEntropy, cross_entropy, linear_cross_entropy},
     model::{BaseModel, FromConfig, Loss},
     nn::{Dropout, Embedding, KvCache, Linear, RmsNorm, Stack},
 };
@@ -83,9 +83,9 @@ impl Transformer {
         &self.config
     }
 
-    /// Tokens `(B, T)` to logits `(B, T, V)`, after those that `cache` holds; `mask` is that of
-    /// [`Attention::forward`].
-    fn run(
+    /// Tokens `(B, T)` to the states `(B, T, C)` that logits are made of, after those that `cache` holds;
+    /// `mask` is that of [`Attention::forward`].
+    fn hidden(
         &mut self,
         tokens: &Array,
         cache: Option<&mut KvCache>,
@@ -104,29 +104,37 @@ impl Transformer {
                 block.forward(&x, Some(cache.layer(index)?), mask)
             })?,
         };
-        let x = self.model.norm.forward(&x)?;
+        Ok(self.model.norm.forward(&x)?)
+    }
+
+    /// The logits `(..., V)` of states `(..., C)`.
+    fn logits_of(&mut self, hidden: &Array) -> Result<Array> {
         match &mut self.lm_head {
-            Some(lm_head) => Ok(lm_head.forward(&x)?), // (B, T, V)
-            None => self.model.embed_tokens.as_linear(&x),
+            Some(lm_head) => Ok(lm_head.forward(hidden)?),
+            None => self.model.embed_tokens.as_linear(hidden),
         }
     }
 
-    /// Cross-entropy of targets `y` `(B, T)` and the logits `(B, T, V)`, with the mask of
-    /// [`Attention::forward`].
-    fn loss_and_logits(
-        &mut self,
-        x: &Array,
-        y: &Array,
-        mask: Option<&Array>,
-    ) -> Result<(Loss, Array)> {
+    /// The states of a batch, whose targets fit its tokens. In packed rows, tokens see those of their own
+    /// segment alone.
+    ///
+    /// Positions go on through a row: rotary scores depend on distances, which are the same in each
+    /// document wherever it starts.
+    fn hidden_of(&mut self, Batch { x, y, segments, .. }: &Batch) -> Result<Array> {
         assert_shape!(x: [batch, tokens], y: [batch, tokens]);
-        let options = CrossEntropy {
+        let Some(segments) = segments else { return self.hidden(x, None, None) };
+        assert_shape!(segments, [{ batch }, { tokens }]);
+        let mask = attention::mask_within(segments)?;
+        self.hidden(x, None, Some(&mask))
+    }
+
+    /// How the loss treats targets and logits.
+    fn cross_entropy(&self) -> CrossEntropy {
+        CrossEntropy {
             ignore_index: Some(IGNORED_TARGET),
             label_smoothing: self.config.label_smoothing,
             ..Default::default()
-        };
-        let logits = self.run(x, None, mask)?;
-        Ok((cross_entropy(&logits, y, &options)?, logits))
+        }
     }
 
     /// Refuses tokens that are not `(B, T)` or would leave the context.
@@ -165,30 +173,35 @@ impl FromConfig for Transformer {
 impl BaseModel for Transformer {
     /// Tokens `(B, T)`, integers, to logits `(B, T, V)` in the weights' dtype.
     fn forward(&mut self, x: &Array) -> Result<Array> {
-        self.run(x, None, None)
+        let hidden = self.hidden(x, None, None)?;
+        self.logits_of(&hidden)
     }
 
     /// Cross-entropy, in nats, of the tokens `y` `(B, T)` that follow those in `x` `(B, T)`.
     ///
     /// Targets of -100 count for nothing, as in Hugging Face's loaders.
     fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
-        Ok(self.loss_and_logits(x, y, None)?.0)
-    }
-
-    fn batch_loss(&mut self, batch: &Batch) -> Result<Loss> {
-        Ok(self.loss_and_outputs(batch)?.0)
+        self.batch_loss(&Batch::new(x.clone(), y.clone()))
     }
 
     /// As [`BaseModel::loss_fn`]; in packed rows, tokens see those of their own segment alone.
-    ///
-    /// Positions go on through a row: rotary scores depend on distances, which are the same in each
-    /// document wherever it starts.
+    fn batch_loss(&mut self, batch: &Batch) -> Result<Loss> {
+        if !self.config.fuses_loss(batch.y.size()) {
+            return Ok(self.loss_and_outputs(batch)?.0);
+        }
+        let hidden = self.hidden_of(batch)?;
+        let weight = match &self.lm_head {
+            Some(lm_head) => &lm_head.weight,
+            None => &self.model.embed_tokens.weight,
+        };
+        linear_cross_entropy(&hidden, weight, &batch.y, &self.cross_entropy(), None)
+    }
+
+    /// As [`BaseModel::batch_loss`], with whole logits `(B, T, V)`, whatever `fused_loss` says.
     fn loss_and_outputs(&mut self, batch: &Batch) -> Result<(Loss, Array)> {
-        let Batch { x, y, segments, .. } = batch;
-        let Some(segments) = segments else { return self.loss_and_logits(x, y, None) };
-        assert_shape!(x: [batch, tokens], segments: [batch, tokens]);
-        let mask = attention::mask_within(segments)?;
-        self.loss_and_logits(x, y, Some(&mask))
+        let hidden = self.hidden_of(batch)?;
+        let logits = self.logits_of(&hidden)?;
+        Ok((cross_entropy(&logits, &batch.y, &self.cross_entropy())?, logits))
     }
 
     fn as_language_model(&mut self) -> Option<&mut dyn LanguageModel> {
@@ -198,7 +211,8 @@ impl BaseModel for Transformer {
 
 impl LanguageModel for Transformer {
     fn logits(&mut self, tokens: &Array, cache: &mut KvCache) -> Result<Array> {
-        self.run(tokens, Some(cache), None)
+        let hidden = self.hidden(tokens, Some(cache), None)?;
+        self.logits_of(&hidden)
     }
 
     fn new_cache(&self) -> KvCache {

@@ -12,6 +12,8 @@ use mlx_train_core::{
 use parity::assert_close;
 use proptest::prelude::*;
 
+mod linear;
+
 const PLAIN: CrossEntropy = CrossEntropy { ignore_index: None, label_smoothing: 0.0, z_loss: 0.0 };
 
 fn array(values: &[f32], shape: &[i32]) -> Array {
