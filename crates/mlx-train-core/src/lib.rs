@@ -25,6 +25,8 @@ pub mod batch;
 pub mod model;
 pub mod registry;
 
+pub mod profile;
+
 pub mod checkpoint;
 pub mod loss;
 pub mod nn;
@@ -32,7 +34,6 @@ pub mod nn;
 pub mod optim;
 
 pub mod data;
-pub mod profile;
 
 pub mod generate;
 pub mod store;

@@ -5,6 +5,8 @@
 mod checkpoint;
 #[path = "cli/memory.rs"]
 mod memory;
+#[path = "cli/profile.rs"]
+mod profile;
 #[path = "cli/resume.rs"]
 mod resume;
 
@@ -90,6 +92,7 @@ fn help_is_as_it_was() {
         ("help_data", &["data", "--help"]),
         ("help_data_prepare", &["data", "prepare", "--help"]),
         ("help_train", &["train", "--help"]),
+        ("help_profile", &["profile", "--help"]),
         ("help_generate", &["generate", "--help"]),
         ("help_schedule", &["schedule", "--help"]),
         ("help_plot", &["plot", "--help"]),

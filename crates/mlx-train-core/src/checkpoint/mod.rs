@@ -28,6 +28,7 @@
 //! What a run saves on disk is a checkpoint, too: [`store::Checkpoints`](crate::store::Checkpoints).
 
 mod error;
+mod measured;
 mod module;
 mod modules;
 mod outputs;
@@ -35,6 +36,7 @@ mod policy;
 mod scope;
 
 pub use error::PolicyError;
+pub(crate) use measured::measured;
 pub use module::{module, part};
 pub use modules::{Copies, Modules};
 pub use outputs::Outputs;

@@ -2,10 +2,11 @@
 
 use super::{
     Copies, Modules, Outputs,
+    measured::measured,
     modules::{parameters, set_parameters},
     scope::{inside, is_part_checkpointed},
 };
-use crate::{Array, Error, Result, ffi, rng};
+use crate::{Array, Error, Result, ffi, profile, rng};
 use mlx_rs::stop_gradient;
 use std::{
     cell::RefCell,
@@ -33,6 +34,16 @@ use std::{
 /// # Errors
 /// What `f` returns, or when MLX fails. An error of its second run is returned where the gradient is taken.
 pub fn module<S, O, F>(mut modules: S, inputs: &[Array], f: F) -> Result<O>
+where
+    S: Modules,
+    O: Outputs,
+    F: Fn(Lent<'_, S>, &[Array]) -> Result<O> + Copy + Send + 'static,
+{
+    checkpointed(&mut modules, inputs, f)
+}
+
+/// As [`module`], of modules that are needed afterwards.
+pub(super) fn checkpointed<S, O, F>(modules: &mut S, inputs: &[Array], f: F) -> Result<O>
 where
     S: Modules,
     O: Outputs,
@@ -71,7 +82,10 @@ where
     O: Outputs,
     F: Fn(Lent<'_, S>, &[Array]) -> Result<O> + Copy + Send + 'static,
 {
-    if is_part_checkpointed(name) {
+    let is_checkpointed = is_part_checkpointed(name);
+    if profile::is_measuring() {
+        measured(name, modules, inputs, is_checkpointed, f)
+    } else if is_checkpointed {
         module(modules, inputs, f)
     } else {
         // A checkpoint adds up what an input's gradient gets from inside before it joins the rest.
@@ -80,7 +94,7 @@ where
     }
 }
 
-type Lent<'a, S> = <<S as Modules>::Copies as Copies>::Lent<'a>;
+pub(super) type Lent<'a, S> = <<S as Modules>::Copies as Copies>::Lent<'a>;
 
 /// Which parameters the first run of a function has moved: those hold for the second run, too.
 type Moved = Arc<OnceLock<Vec<usize>>>;

@@ -20,6 +20,7 @@ mod eval;
 mod file_map;
 mod grad;
 mod graph;
+mod metal;
 mod vector;
 mod version;
 
@@ -32,4 +33,5 @@ pub use eval::{Evaluation, Noted, async_eval, eval, mark, without_evaluation};
 pub use file_map::FileMap;
 pub use grad::{is_differentiating, jvp, value_and_grad, vjp};
 pub use graph::{branch, depends, graph_text, is_same_node};
+pub use metal::{MetalCapture, has_metal};
 pub use version::mlx_version;

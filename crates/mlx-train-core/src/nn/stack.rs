@@ -3,10 +3,10 @@
 use crate::{
     Array, Result,
     checkpoint::{self, CheckpointPolicy, checkpointed_blocks, with_policy},
-    ffi, rng,
+    ffi, profile, rng,
 };
 use mlx_rs::module::{ModuleParamMut, ModuleParamRef, ModuleParameters};
-use std::slice;
+use std::{any, slice};
 
 /// Blocks of one kind that run one after the other.
 ///
@@ -83,11 +83,16 @@ impl<B> Stack<B> {
     {
         let is_checkpointed = checkpointed_blocks(self.len());
         for (index, (block, is_checkpointed)) in self.iter_mut().zip(is_checkpointed).enumerate() {
-            x = if is_checkpointed {
+            let of_inputs = move |block: &mut B, inputs: &[Array]| {
+                run(block, index, inputs[0].clone(), &inputs[1..])
+            };
+            x = if profile::is_measuring() {
                 let inputs = [slice::from_ref(&x), shared].concat();
-                checkpoint::module(block, &inputs, move |block, inputs: &[Array]| {
-                    run(block, index, inputs[0].clone(), &inputs[1..])
-                })?
+                let name = format!("{} {index}", short_name::<B>());
+                checkpoint::measured(&name, block, &inputs, is_checkpointed, of_inputs)?
+            } else if is_checkpointed {
+                let inputs = [slice::from_ref(&x), shared].concat();
+                checkpoint::module(block, &inputs, of_inputs)?
             } else {
                 // A checkpoint adds up what the gradient of an input gets inside before it joins the rest.
                 // Nothing but the next block uses the output of one.
@@ -128,6 +133,13 @@ impl<B> Stack<B> {
     pub fn iter_mut(&mut self) -> slice::IterMut<'_, B> {
         self.blocks.iter_mut()
     }
+}
+
+/// The name of a type without where it is and of what it is: `Block`.
+fn short_name<T>() -> &'static str {
+    let name = any::type_name::<T>();
+    let name = name.split_once('<').map_or(name, |(name, _)| name);
+    name.rsplit_once("::").map_or(name, |(_, name)| name)
 }
 
 impl<B> FromIterator<B> for Stack<B> {

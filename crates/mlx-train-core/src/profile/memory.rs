@@ -1,7 +1,10 @@
 //! How much memory MLX and the process hold.
 
 use crate::{Result, bytes::Bytes};
-use std::{fmt, fs};
+use std::{
+    fmt, fs,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// The memory of this process at one moment.
 ///
@@ -24,6 +27,9 @@ pub struct Memory {
     pub swap_bytes: Option<u64>,
 }
 
+/// The peak before MLX's own counter was last set back by [`take_peak`].
+static EARLIER_PEAK: AtomicU64 = AtomicU64::new(0);
+
 impl Memory {
     /// The memory of this moment.
     ///
@@ -41,9 +47,10 @@ impl Memory {
 
     /// What MLX says alone: it takes nanoseconds, where the system takes many microseconds.
     pub(super) fn of_mlx() -> Result<Self> {
+        let peak_bytes = mlx_rs::memory::peak_memory()? as u64;
         Ok(Self {
             active_bytes: active_bytes()?,
-            peak_bytes: mlx_rs::memory::peak_memory()? as u64,
+            peak_bytes: peak_bytes.max(EARLIER_PEAK.load(Ordering::Relaxed)),
             cache_bytes: mlx_rs::memory::cache_memory()? as u64,
             ..Self::default()
         })
@@ -54,6 +61,7 @@ impl Memory {
     /// # Errors
     /// When MLX fails.
     pub fn reset_peak() -> Result<()> {
+        EARLIER_PEAK.store(0, Ordering::Relaxed);
         Ok(mlx_rs::memory::reset_peak_memory()?)
     }
 }
@@ -61,6 +69,14 @@ impl Memory {
 /// What MLX arrays that are in use hold: as [`Memory::now`], without asking the system.
 pub(crate) fn active_bytes() -> Result<u64> {
     Ok(mlx_rs::memory::active_memory()? as u64)
+}
+
+/// The peak since this was last called, or since [`Memory::reset_peak`]. That of [`Memory::now`] goes on.
+pub(super) fn take_peak() -> Result<u64> {
+    let peak = mlx_rs::memory::peak_memory()? as u64;
+    EARLIER_PEAK.fetch_max(peak, Ordering::Relaxed);
+    mlx_rs::memory::reset_peak_memory()?;
+    Ok(peak)
 }
 
 impl fmt::Display for Memory {

@@ -1,7 +1,7 @@
 //! What a run tells while it goes on. The engine prints nothing.
 
 use super::{Best, Evaluation, History, Outcome, Spike, TrainConfig};
-use crate::profile::{Memory, SuspectedLeak};
+use crate::profile::{LayerProfile, Memory, SuspectedLeak};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -68,6 +68,15 @@ pub enum Event<'a> {
         metric: &'a str,
         /// Its best value.
         best: Best,
+    },
+    /// The steps that were to be recorded are, and their trace is on disk.
+    Profiled {
+        /// How many steps were taken before.
+        step: u64,
+        /// The file.
+        trace: &'a Path,
+        /// What the layers cost, where that was measured.
+        layers: Option<&'a LayerProfile>,
     },
     /// Memory grows from step to step, and goes on to.
     SuspectedLeak(SuspectedLeak),

@@ -14,6 +14,7 @@ mod feed;
 mod history;
 mod outcome;
 mod parameters;
+mod profiling;
 mod progress;
 mod restore_point;
 mod resume;
@@ -32,6 +33,7 @@ pub use evaluate::{Evaluation, Metric, accuracy, evaluate};
 pub use events::{Event, Finished, SkippedStep, Started, StepReport, StepSeconds};
 pub use history::{HeldOutPoint, History, TrainingPoint};
 pub use outcome::{Outcome, StopReason, Trained};
+pub use profiling::ProfileOptions;
 pub use resume::{Difference, Resume, RunDescription};
 pub use spike::{Spike, SpikeAction, SpikeConfig};
 pub use step::{

@@ -7,18 +7,20 @@ use super::{
     evaluate::evaluate_batches,
     events::SkippedStep,
     feed::Feed,
+    profiling::Profiling,
     progress::{Progress, SavedRun, StepNumbers},
     restore_point::{RestorePoint, RunState},
     resume::{self, Difference},
 };
 use crate::{
     Error, Result,
+    checkpoint::with_policy,
     config::ModelConfig,
     data::{self, DataLoader, Dataset},
-    ffi::device_info,
+    ffi::{MetalCapture, device_info},
     model::BaseModel,
     optim::Schedule,
-    profile::{self, Growing, LeakDetector, MemoryLimits},
+    profile::{self, Growing, LeakDetector, MemoryLimits, Phase},
     store::{Check, Checkpoints, Loaded, SaveOutcome, Snapshot},
 };
 use mlx_rs::module::{ModuleParamRef, ModuleParameters};
@@ -31,6 +33,9 @@ use tempfile::TempDir;
 
 /// How many steps a `fast_dev_run` has.
 const FAST_DEV_STEPS: u64 = 3;
+
+/// How many times a layer is measured; the fastest counts.
+const LAYER_REPEATS: usize = 3;
 
 /// More steps in a row that are not finite have a cause that goes on.
 const MAX_SKIPPED_IN_A_ROW: u64 = 10;
@@ -54,6 +59,7 @@ pub(super) struct Run<'a, M: BaseModel + ?Sized> {
     /// The config of everything, for checkpoints.
     resolved: Value,
     leaks: LeakDetector,
+    profiling: Option<Profiling>,
     stop: StopSignal,
     began: Instant,
     deadline: Option<Instant>,
@@ -90,6 +96,7 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         let mut end = self.is_over().then_some(End::Completed);
         while end.is_none() {
             let numbers = self.take_step()?;
+            self.end_profile_if_due()?;
             end = self.end();
             match numbers {
                 Some(numbers) => self.report_if_due(&numbers, end)?,
@@ -111,12 +118,25 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         let learning_rate = self.schedule.at(self.step_number());
         let (began, waited) = (Instant::now(), self.feed.waited());
         let feed = &mut self.feed;
-        let micro_batches = (0..self.config.accumulation).map_while(|_| feed.next());
+        let profiling = &mut self.profiling;
+        if let Some(profiling) = profiling {
+            profiling.before_step(self.step.state().step() + 1)?;
+        }
+        let whole = profile::span(Phase::Step);
+        let micro_batches = (0..self.config.accumulation).map_while(|_| {
+            let _span = profile::span(Phase::Data);
+            let batch = feed.next();
+            if let (Some(profiling), Some(Ok(batch))) = (&mut *profiling, &batch) {
+                profiling.see(batch);
+            }
+            batch
+        });
         let output = self.step.run(micro_batches, learning_rate)?;
         if let Some(warning) = &output.warning {
             (self.on_event)(&Event::Warning(warning));
         }
         let numbers = StepNumbers::read(self.step_number(), learning_rate, &output)?;
+        drop(whole);
         let waited = self.feed.waited().saturating_sub(waited);
         let computed = began.elapsed().saturating_sub(waited);
         self.progress.count_time(waited.as_secs_f64(), computed.as_secs_f64());
@@ -130,6 +150,31 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
             self.guard(&numbers, &output)?
         };
         Ok(goes_on.then_some(numbers))
+    }
+
+    /// When the last step that is recorded is over, measures the layers and writes the trace.
+    fn end_profile_if_due(&mut self) -> Result<()> {
+        let step = self.step_number();
+        let Some(profiling) = &mut self.profiling else { return Ok(()) };
+        if !profiling.after_step()? {
+            return Ok(());
+        }
+        if let Some(batch) = profiling.take_batch() {
+            let batch = self.config.precision.batch_to_compute(batch)?;
+            let policy = self.step.options().gradient_checkpointing.clone();
+            let measure = |model: &mut M| {
+                with_policy(&policy, || profile::profile_layers(model, &batch, LAYER_REPEATS))
+            };
+            match self.step.with_evaluation_weights(measure) {
+                Ok(layers) => profiling.set_layers(layers),
+                Err(error) => {
+                    let text = format!("the layers could not be measured one by one: {error}");
+                    (self.on_event)(&Event::Warning(&text));
+                }
+            }
+        }
+        profiling.write(step, &mut self.on_event);
+        Ok(())
     }
 
     /// Tells a spike of the loss; false when the run went back because of it.
@@ -217,6 +262,7 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
             return Ok(Verdict::default());
         };
         let began = Instant::now();
+        let span = profile::span(Phase::Evaluation);
         let batches = data::batches(held_out, self.config.batch_size);
         let batches = batches.take(if self.config.fast_dev_run { 1 } else { usize::MAX });
         // As in a step, or float inputs would take the computation to f32.
@@ -226,6 +272,7 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         let evaluation =
             self.step.with_evaluation_weights(|model| evaluate_batches(model, batches, metrics))?;
         self.step.model().training_mode(true);
+        drop(span);
         let seconds = began.elapsed().as_secs_f64();
         (self.on_event)(&Event::Evaluated { step, evaluation: &evaluation, seconds });
 
@@ -270,8 +317,16 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
                 ..train_step.snapshot()?.to_host(step)?
             })
         };
-        match checkpointing.save(step, take) {
-            Ok(held_up) => self.progress.count_saving(held_up.as_secs_f64()),
+        let span = profile::span(Phase::Save);
+        let saved = checkpointing.save(step, take);
+        drop(span);
+        match saved {
+            Ok(held_up) => {
+                self.progress.count_saving(held_up.as_secs_f64());
+                if let Some(profiling) = &mut self.profiling {
+                    profiling.saving();
+                }
+            }
             Err(error) => {
                 let error = &error.to_string();
                 (self.on_event)(&Event::CheckpointFailed { step, error });
@@ -300,6 +355,9 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
                 (&outcome.result, &mut self.restore_point, is_earlier)
             {
                 *point = RestorePoint::on_disk(saved.path.clone());
+            }
+            if let Some(profiling) = &mut self.profiling {
+                profiling.saved(&outcome.timing);
             }
             tell_save(&outcome, &mut self.on_event);
         }
@@ -341,6 +399,9 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         check_metrics(&config, held_out.is_some(), &metrics)?;
         let (limits, memory_warning) = MemoryLimits::of(&config.memory, &device_info()?)?;
         limits.apply()?;
+        if let Some(path) = trainer.profile.as_ref().and_then(|it| it.metal_capture.as_ref()) {
+            MetalCapture::check(path)?;
+        }
         if let Some(held_out) = held_out.filter(|_| config.sanity_batches > 0) {
             let batches = data::batches(held_out, config.batch_size).take(config.sanity_batches);
             evaluate_batches(model, batches, &mut metrics)?;
@@ -376,6 +437,7 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
             model_name: trainer.description.model,
             resolved,
             leaks: LeakDetector::default(),
+            profiling: None,
             stop: trainer.stop,
             began,
             deadline,
@@ -392,6 +454,10 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         }
         if let Some(warning) = memory_warning {
             (run.on_event)(&Event::Warning(&warning));
+        }
+        if let Some(options) = trainer.profile {
+            let steps_left = run.steps.saturating_sub(run.step_number());
+            run.profiling = Some(Profiling::new(options, steps_left));
         }
         run.step.model().training_mode(true);
         Ok(run)
@@ -451,9 +517,16 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         if let Some(checkpointing) = self.checkpointing.take() {
             let (outcomes, newest) = checkpointing.finish();
             for outcome in &outcomes {
+                if let Some(profiling) = &mut self.profiling {
+                    profiling.saved(&outcome.timing);
+                }
                 tell_save(outcome, &mut self.on_event);
             }
             checkpoint = newest;
+        }
+        let step = self.step_number();
+        if let Some(profiling) = &mut self.profiling {
+            profiling.write(step, &mut self.on_event);
         }
         if self.config.fast_dev_run {
             let path = checkpoint.take().ok_or(TrainError::NoCheckpointSaved)?;

@@ -1,6 +1,9 @@
 //! A run as its user sets it up.
 
-use super::{Event, Metric, Resume, RunDescription, StopSignal, TrainConfig, Trained, run::Run};
+use super::{
+    Event, Metric, ProfileOptions, Resume, RunDescription, StopSignal, TrainConfig, Trained,
+    run::Run,
+};
 use crate::{
     Result,
     batch::Batch,
@@ -40,6 +43,7 @@ pub struct Trainer<'a, M: BaseModel + ?Sized> {
     pub(super) resume: Option<Resume>,
     pub(super) allowed: Vec<String>,
     pub(super) description: RunDescription,
+    pub(super) profile: Option<ProfileOptions>,
     pub(super) stop: StopSignal,
     pub(super) on_event: Box<dyn FnMut(&Event<'_>) + 'a>,
 }
@@ -62,6 +66,7 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
             resume: None,
             allowed: Vec::new(),
             description: RunDescription::default(),
+            profile: None,
             stop: StopSignal::new(),
             on_event: Box::new(|_| ()),
         })
@@ -123,6 +128,15 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
     #[must_use]
     pub fn describe(self, description: RunDescription) -> Self {
         Self { description, ..self }
+    }
+
+    /// Records some steps, and every evaluation and save, into a trace; measures the layers after them.
+    ///
+    /// The steps that are recorded, and two before them, compute gradients before the update begins: they
+    /// take a little longer, hold the gradients in f32 at once, and give the numbers of other steps.
+    #[must_use]
+    pub fn profile(self, options: ProfileOptions) -> Self {
+        Self { profile: Some(options), ..self }
     }
 
     /// Ends the run, after the step that it is in, when this signal is given.

@@ -20,6 +20,12 @@ pub(super) fn command(program: &str) -> clap::Command {
                 "train --resume runs/first --set train.learning_rate=1e-4 --allow train.learning_rate",
             ]))
         })
+        .mut_subcommand("profile", |profile| {
+            profile.after_help(examples(&[
+                "profile --model transformer --set model.preset=small --batch 8 --seq 256",
+                "profile --config train.toml --top 20",
+            ]))
+        })
         .mut_subcommand("schedule", |schedule| {
             schedule.after_help(examples(&[
                 "schedule --config train.toml --plot schedule.png",
@@ -71,6 +77,10 @@ pub(super) enum Command {
     Data(DataCommand),
     /// Train a model by name
     Train(TrainArgs),
+    /// Measure what each layer of a model costs in training
+    ///
+    /// Each layer is run by itself, forward and backward. `train --profile` records a run instead.
+    Profile(ProfileArgs),
     /// Show the learning rate over the steps of a run
     ///
     /// Step 0 is the first update. A bar marks a step at which another curve begins.
@@ -250,6 +260,13 @@ pub(super) struct TrainArgs {
     /// Train on the first N batches again and again, to see whether the model can learn them
     #[arg(long, value_name = "N")]
     pub(super) overfit_batches: Option<u64>,
+    /// Record N steps after a few that warm up, and every evaluation and save, in trace.json of the run
+    /// folder, which Perfetto opens; measures the layers after them
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(super) profile: Option<u64>,
+    /// With Metal, capture the GPU in the first of these steps into this .gputrace, which Xcode opens
+    #[arg(long, value_name = "FILE", requires = "profile")]
+    pub(super) metal_capture: Option<PathBuf>,
     #[command(flatten)]
     pub(super) memory: MemoryArgs,
 }
@@ -301,6 +318,29 @@ impl MemoryArgs {
 
 /// What `--resume` means without a run.
 pub(super) const LATEST: &str = "latest";
+
+#[derive(Debug, Args)]
+pub(super) struct ProfileArgs {
+    #[command(flatten)]
+    pub(super) run: RunSource,
+    /// How many rows a batch has [default: that of the config]
+    #[arg(short, long, value_name = "N")]
+    pub(super) batch: Option<usize>,
+    /// How many tokens a row has [default: that of the config]
+    #[arg(long, value_name = "N")]
+    pub(super) seq: Option<usize>,
+    /// How many layers are shown
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(super) top: usize,
+    /// How many times each layer is measured; the fastest counts
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = positive)]
+    pub(super) repeats: usize,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) memory: MemoryArgs,
+}
 
 #[derive(Debug, Args)]
 pub(super) struct ScheduleArgs {

@@ -13,6 +13,7 @@ mod models;
 mod origin;
 mod plot;
 mod prepare;
+mod profile;
 mod report;
 mod schedule;
 mod settings;
@@ -59,6 +60,7 @@ fn enter_environment(command: &Command) -> Result<()> {
     let environment = match command {
         // What is wrong with the settings is told when they are used.
         Command::Train(args) => train::environment(args).unwrap_or_default(),
+        Command::Profile(args) => profile::environment(args).unwrap_or_default(),
         Command::Generate(_) => MlxEnvironment::default(),
         // Nothing else computes on a GPU.
         _ => return Ok(()),
@@ -72,6 +74,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         Command::Config(command) => config::run(command, out),
         Command::Data(command) => prepare::run(command, out),
         Command::Train(args) => train::run(&args, out),
+        Command::Profile(args) => profile::run(&args, out),
         Command::Schedule(args) => schedule::run(&args, out),
         Command::Generate(args) => generate::run(&args, out),
         Command::Plot(args) => plot::run(&args, out),

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     Error, Result,
     data::DataError,
+    ffi::MetalCapture,
     mlx_rs::{memory::memory_limit, module::ModuleParamRef},
     model::BaseModel,
     profile::{Bytes, Memory, MlxEnvironment, TransformerFlops},
@@ -20,7 +21,8 @@ use crate::{
     store::{Checkpoints, save_weights},
     summary::Summary,
     train::{
-        Event, Outcome, Resume, RunDescription, StopReason, TrainError, Trained, Trainer, accuracy,
+        Event, Outcome, ProfileOptions, Resume, RunDescription, StopReason, TrainError, Trained,
+        Trainer, accuracy,
     },
 };
 use serde_json::Value;
@@ -38,7 +40,8 @@ use tempfile::TempDir;
 pub(super) fn environment(args: &TrainArgs) -> Result<MlxEnvironment> {
     let origin = Origin::of(args)?;
     let settings = Settings::resolve(&source(args, origin.as_ref()))?;
-    Ok(MlxEnvironment::of(&settings.train.memory))
+    let metal_capture = args.metal_capture.is_some();
+    Ok(MlxEnvironment { metal_capture, ..MlxEnvironment::of(&settings.train.memory) })
 }
 
 pub(super) fn run(args: &TrainArgs, out: &mut impl Write) -> Result<(), Failure> {
@@ -66,6 +69,7 @@ struct Run {
     checkpoints: Checkpoints,
     resume: Option<Resume>,
     allowed: Vec<String>,
+    profile: Option<ProfileOptions>,
     /// The folder of a trial, which goes when this does.
     _trial: Option<TempDir>,
 }
@@ -80,6 +84,9 @@ impl Run {
         check_memory(model.as_ref())?;
         check_data(&settings, &data, model.as_mut())?;
 
+        if let Some(path) = &args.metal_capture {
+            MetalCapture::check(path)?;
+        }
         let (mut resume, mut trial) = (None, None);
         let (folder, checkpoints) = if let Some(origin) = origin {
             resume = Some(origin.resume);
@@ -98,7 +105,22 @@ impl Run {
             (folder, checkpoints)
         };
         let allowed = args.allow.clone();
-        Ok(Self { settings, data, model, folder, checkpoints, resume, allowed, _trial: trial })
+        let profile = args.profile.map(|steps| ProfileOptions {
+            steps,
+            trace: folder.trace(),
+            metal_capture: args.metal_capture.clone(),
+        });
+        Ok(Self {
+            settings,
+            data,
+            model,
+            folder,
+            checkpoints,
+            resume,
+            allowed,
+            profile,
+            _trial: trial,
+        })
     }
 
     /// Trains, saves, and tells the results.
@@ -135,6 +157,9 @@ impl Run {
             });
         if let Some(resume) = self.resume {
             trainer = trainer.resume(resume);
+        }
+        if let Some(profile) = self.profile {
+            trainer = trainer.profile(profile);
         }
         if data.has_classes {
             trainer = trainer.metric("accuracy", accuracy);

@@ -54,6 +54,8 @@ pub enum EventKind {
     Finished,
     /// The run ended with an error.
     Failed,
+    /// Some steps were recorded.
+    Profiled,
     /// Memory grew from step to step.
     SuspectedLeak,
     /// Something that a person should know.
@@ -78,6 +80,7 @@ impl EventKind {
             Self::Stopped => "stopped",
             Self::Finished => "finished",
             Self::Failed => "failed",
+            Self::Profiled => "profiled",
             Self::SuspectedLeak => "suspected leak",
             Self::Warning => "warning",
             Self::Unknown => "event",
@@ -147,6 +150,10 @@ impl Entry {
                 let Best { step: best_step, value, .. } = best;
                 let text = format!("{metric} is no better than {value:.4} of step {best_step}");
                 (Kind::NoProgress, Some(*step), text)
+            }
+            Event::Profiled { step, trace, .. } => {
+                let text = format!("{}; open it in https://ui.perfetto.dev", trace.display());
+                (Kind::Profiled, Some(*step), text)
             }
             Event::SuspectedLeak(leak) => (Kind::SuspectedLeak, Some(leak.step), leak.to_string()),
             Event::Warning(text) => (Kind::Warning, None, (*text).to_owned()),

@@ -44,6 +44,7 @@ use std::{
 /// | `metrics.jsonl` | one JSON object a report or evaluation, by step; readable while it grows |
 /// | `events.jsonl` | one JSON object for whatever else happened, by time |
 /// | `events.out.tfevents.*` | the same numbers for TensorBoard |
+/// | `trace.json` | the steps that were recorded, if some were: [Perfetto](https://ui.perfetto.dev) opens it |
 /// | `checkpoints/` | what the run can go on from |
 /// | `plots/` | every curve as PNG and SVG |
 /// | `index.html` | the report: a page that needs no network |
@@ -164,6 +165,11 @@ impl RunFolder {
         self.path.join("events.jsonl")
     }
 
+    /// The trace of steps that were recorded.
+    pub fn trace(&self) -> PathBuf {
+        self.path.join("trace.json")
+    }
+
     /// The folder of checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
@@ -215,7 +221,7 @@ impl RunFolder {
             path.extension()
                 .is_some_and(|extension| ["svg", "png"].map(OsStr::new).contains(&extension))
         };
-        let records = [self.metrics(), self.events(), self.about(), self.report()];
+        let records = [self.metrics(), self.events(), self.about(), self.report(), self.trace()];
         for path in plots.filter(is_picture).chain(records) {
             remove(&path, |path| fs::remove_file(path))?;
         }

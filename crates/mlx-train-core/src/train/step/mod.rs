@@ -26,7 +26,14 @@ use self::{
     update::Report,
 };
 use super::{TrainError, parameters};
-use crate::{Result, data::Batch, ffi, model::BaseModel, optim::Optimizer};
+use crate::{
+    Result,
+    data::Batch,
+    ffi,
+    model::BaseModel,
+    optim::Optimizer,
+    profile::{self, OpenSpan, Phase},
+};
 use mlx_rs::Array;
 use std::{
     cell::{Cell, RefCell, RefMut},
@@ -135,12 +142,12 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         let learning_rate = Array::from_f32(learning_rate as f32);
         // The same number of micro-batches always takes the same way, so that a resumed run does too.
         let next = match batches.next() {
-            None => self.one(&first, learning_rate)?,
-            Some(second) => {
-                self.several([Ok(first), second].into_iter().chain(batches), learning_rate)?
+            None if !profile::splits_steps() => self.one(&first, learning_rate)?,
+            second => {
+                self.several([Ok(first)].into_iter().chain(second).chain(batches), learning_rate)?
             }
         };
-        let Next { values, carried, report } = next;
+        let Next { values, carried, report, span: _computed_below } = next;
         parameters::set(&mut **self.program.borrow()?, &self.program.names, &values)?;
         // Nobody holds the old values now, so MLX computes the new ones in their memory.
         self.state =
@@ -182,6 +189,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
 
     /// A step of one micro-batch.
     fn one(&mut self, batch: &Batch, learning_rate: Array) -> Result<Next> {
+        let span = profile::span(Phase::Compute);
         let values = self.values()?;
         let num_values = values.len();
         let state = self.state.carried.arrays();
@@ -192,6 +200,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
             values: outputs.take(num_values)?,
             carried: self.state.carried.with_arrays(&mut outputs)?,
             report: Report::read(&mut outputs)?,
+            span,
         })
     }
 
@@ -210,6 +219,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         let mut carried = self.state.carried.clone();
         for batch in batches {
             let batch = batch?;
+            let _span = profile::span(Phase::ForwardBackward);
             let batch = batch_inputs(&batch);
             let key = vec![carried.key];
             let inputs = [compute.clone(), others, mean, key, arrays(&batch)].concat();
@@ -222,6 +232,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
             mean = outputs.take(program.num_trained + 2)?;
             carried.key = outputs.one()?;
         }
+        let span = profile::span(Phase::Optimizer);
         let is_moving: Vec<bool> = program.moving.iter().map(Cell::get).collect();
         let pairs = before.iter().zip(&others).zip(&is_moving).filter(|(_, moving)| **moving);
         let pairs = pairs.flat_map(|((before, now), _)| [before.clone(), now.clone()]).collect();
@@ -235,7 +246,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         for (before, moving) in before.into_iter().zip(is_moving) {
             values.push(if moving { outputs.one()? } else { before });
         }
-        Ok(Next { values, carried, report })
+        Ok(Next { values, carried, report, span })
     }
 
     /// Every parameter of the model, in the order of the program's names.
@@ -322,6 +333,8 @@ struct Next {
     values: Vec<Array>,
     carried: Carried,
     report: Report,
+    /// Ends when it is computed.
+    span: OpenSpan,
 }
 
 fn arrays(batch: &[(&'static str, &Array)]) -> Vec<Array> {

@@ -296,7 +296,7 @@ fn settings(folder: &RunFolder) -> Result<Html> {
 
 /// Where the numbers are, for whoever wants more than the page.
 fn footer(folder: &RunFolder) -> Html {
-    let files = ["metrics.jsonl", "events.jsonl", "config.toml", "run.json"];
+    let files = ["metrics.jsonl", "events.jsonl", "trace.json", "config.toml", "run.json"];
     let there = files.iter().filter(|file| folder.path().join(file).is_file());
     let links: Vec<_> = there.map(|file| format!("<a href=\"{file}\">{file}</a>")).collect();
     if links.is_empty() {
