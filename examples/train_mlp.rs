@@ -14,7 +14,7 @@ use clap::Parser;
 use mlx_train::{
     data::idx,
     models::mlp::MlpConfig,
-    optim::OptimizerConfig,
+    optim::{OptimizerConfig, StateFormat},
     prelude::*,
     profile::Memory,
     run::{RunFolder, RunRecorder, config_text},
@@ -78,6 +78,7 @@ fn main() -> Result<()> {
             beta2: 0.999,
             epsilon: 1e-8,
             weight_decay: 0.05,
+            state: StateFormat::F32,
         },
         log_every: (args.steps / 20).max(1),
         eval_every: (args.steps / 5).max(1),

@@ -11,8 +11,8 @@ use mlx_train::{
     mlx_rs::random,
     models::{mlp::MlpConfig, transformer::TransformerConfig},
     optim::{
-        AdamW, Coefficients, Frozen, Group, Optimizer, Parameter, ParameterGroups, Schedule,
-        WeightDecay,
+        AdamW, Coefficients, Frozen, Group, Optimizer, OptimizerConfig, Parameter, ParameterGroups,
+        Schedule, StateFormat, WeightDecay,
     },
     prelude::*,
     run::{RunFolder, RunRecorder},
@@ -367,6 +367,15 @@ frozen = true
     let document = Document::parse(text, Format::Toml)?;
     let config = TrainConfig::from_document(&document.section("train").unwrap_or_default())?;
     let from_file = config.optimizer.build(&config.groups)?;
+    let small = r#"
+# ANCHOR: state_toml
+[train]
+optimizer = { kind = "adamw", state = "int8" }
+# ANCHOR_END: state_toml
+"#;
+    let document = Document::parse(small, Format::Toml)?;
+    let small = TrainConfig::from_document(&document.section("train").unwrap_or_default())?;
+    assert!(matches!(small.optimizer, OptimizerConfig::AdamW { state: StateFormat::Int8, .. }));
     // ANCHOR: optimizer
     let adamw = AdamW::default().betas(0.9, 0.95)?;
     let decaying = adamw.clone().weight_decay(WeightDecay::matrices(0.1)?);

@@ -14,7 +14,9 @@ use mlx_train_core::{
     loss::{self, CrossEntropy},
     model::{BaseModel, Loss},
     nn::{Dropout, Linear},
-    optim::{AdamW, Clip, OptimizerConfig, Schedule, ScheduleConfig, Sgd, WeightDecay},
+    optim::{
+        AdamW, Clip, OptimizerConfig, Schedule, ScheduleConfig, Sgd, StateFormat, WeightDecay,
+    },
     profile::Memory,
     rng,
     store::{Check, CheckpointConfig, Checkpoints},
@@ -484,6 +486,7 @@ fn every_setting_of_the_config_reaches_the_optimizer_and_the_schedule() -> Resul
             beta2: 0.95,
             epsilon: 1e-6,
             weight_decay: 0.2,
+            state: StateFormat::F32,
         },
         ..config(6)
     };

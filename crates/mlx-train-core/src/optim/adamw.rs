@@ -1,9 +1,10 @@
 //! Adam with decoupled weight decay and bias correction.
 
 use super::{
-    Coefficients, Optimizer, Parameter, WeightDecay,
-    arithmetic::{moving_average, scalar, working_dtype, zero_state},
+    Coefficients, Optimizer, Parameter, StateFormat, WeightDecay,
+    arithmetic::{moving_average, scalar, working_dtype},
     error::{check_kept, check_positive},
+    moments::Range,
     state::foreign,
 };
 use crate::Result;
@@ -18,7 +19,7 @@ use mlx_rs::{Array, Dtype};
 /// w = (1 - a decay) w - a / (1 - b1^t) · m / (sqrt(v / (1 - b2^t)) + epsilon)
 /// ```
 ///
-/// State: `m` and `v`, of the parameter's shape. Source: Loshchilov and Hutter, arXiv:1711.05101,
+/// State: `m` and `v`, of the parameter's shape, unless [`AdamW::state`] says otherwise. Source: Loshchilov and Hutter, arXiv:1711.05101,
 /// algorithm 2; the numbers are those of Python MLX's `AdamW(bias_correction=True)`.
 ///
 /// ```
@@ -32,13 +33,18 @@ pub struct AdamW {
     beta2: f64,
     epsilon: f64,
     weight_decay: WeightDecay,
+    state: StateFormat,
 }
+
+/// What `m` and `v` are.
+const MOMENTS: [Range; 2] = [Range::Signed, Range::Positive];
 
 impl Default for AdamW {
     /// Betas 0.9 and 0.999, epsilon 1e-8, weight decay 0.01 of matrices: Python MLX's defaults.
     fn default() -> Self {
         let weight_decay = WeightDecay::HUNDREDTH;
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay }
+        let state = StateFormat::default();
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay, state }
     }
 }
 
@@ -66,25 +72,31 @@ impl AdamW {
     pub fn weight_decay(self, weight_decay: WeightDecay) -> Self {
         Self { weight_decay, ..self }
     }
+
+    /// Sets how `m` and `v` are kept between steps.
+    #[must_use]
+    pub fn state(self, state: StateFormat) -> Self {
+        Self { state, ..self }
+    }
 }
 
 impl Optimizer for AdamW {
-    fn state_names(&self, _parameter: Parameter<'_>) -> &'static [&'static str] {
-        &["m", "v"]
+    fn state_names(&self, parameter: Parameter<'_>) -> &'static [&'static str] {
+        self.state.names(parameter, &["m", "v"], &["m", "m_scale", "v", "v_scale"])
     }
 
     fn init(&self, parameter: Parameter<'_>) -> Result<Vec<Array>> {
-        zero_state(parameter, &[parameter.value.shape(); 2])
+        self.state.init(parameter, &MOMENTS)
     }
 
-    /// The step size, the correction of the second moment, and what decay leaves of a weight.
+    /// The step size, the correction of the second moment, what decay leaves of a weight, and the step.
     fn coefficients(&self, learning_rate: &Array, step: &Array) -> Result<Coefficients> {
         let one = scalar(1.0);
         let step = step.as_dtype(Dtype::Float32)?;
         let correction1 = one.subtract(scalar(self.beta1).power(&step)?)?;
         let correction2 = one.subtract(scalar(self.beta2).power(&step)?)?;
         let kept = one.subtract(learning_rate.multiply(scalar(self.weight_decay.rate()))?)?;
-        let own = vec![learning_rate.divide(correction1)?, correction2.rsqrt()?, kept];
+        let own = vec![learning_rate.divide(correction1)?, correction2.rsqrt()?, kept, step];
         Ok(Coefficients { own, ..Coefficients::default() })
     }
 
@@ -95,13 +107,16 @@ impl Optimizer for AdamW {
         state: &[Array],
         coefficients: &Coefficients,
     ) -> Result<(Array, Vec<Array>)> {
-        let ([m, v], [step_size, correction, kept]) = (state, coefficients.own.as_slice()) else {
+        let means = self.state.read(parameter, state, MOMENTS)?;
+        let (Some([m, v]), [step_size, correction, kept, step]) =
+            (means, coefficients.own.as_slice())
+        else {
             return Err(foreign(parameter.name, "AdamW"));
         };
         let dtype = working_dtype(parameter.value);
         let g = gradient.as_dtype(dtype)?;
-        let m = moving_average(m, &g, self.beta1)?;
-        let v = moving_average(v, &g.square()?, self.beta2)?;
+        let m = moving_average(&m, &g, self.beta1)?;
+        let v = moving_average(&v, &g.square()?, self.beta2)?;
         let denominator = v.sqrt()?.multiply(correction)?.add(scalar(self.epsilon))?;
         let change = step_size.multiply(&m)?.divide(denominator)?;
 
@@ -110,6 +125,6 @@ impl Optimizer for AdamW {
             w = w.multiply(kept)?;
         }
         let w = w.subtract(change)?.as_dtype(parameter.value.dtype())?;
-        Ok((w, vec![m, v]))
+        Ok((w, self.state.write(parameter, [m, v], MOMENTS, step)?))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Adafactor, AdamW, Group, Lion, Muon, MuonWithAdamW, OptimError, Optimizer, ParameterGroups,
-    Sgd, WeightDecay,
+    Sgd, StateFormat, WeightDecay,
 };
 use crate::{Result, config::ModelConfig};
 
@@ -31,6 +31,8 @@ pub enum OptimizerConfig {
         /// The decoupled weight decay of matrices.
         #[config(default = 0.01, range = 0.0..)]
         weight_decay: f64,
+        /// How the running means are kept between steps.
+        state: StateFormat,
     },
     /// Stochastic gradient descent.
     Sgd {
@@ -57,6 +59,8 @@ pub enum OptimizerConfig {
         /// The decoupled weight decay of matrices.
         #[config(default = 0.0, range = 0.0..)]
         weight_decay: f64,
+        /// How the momentum is kept between steps.
+        state: StateFormat,
     },
     /// Adam with a second moment of rows and columns, which takes little memory.
     Adafactor {
@@ -207,16 +211,16 @@ impl OptimizerConfig {
     /// The optimizer with this weight decay in the place of its own.
     fn with_decay(&self, decay: WeightDecay) -> Result<Box<dyn Optimizer>> {
         Ok(match *self {
-            Self::AdamW { beta1, beta2, epsilon, .. } => {
-                Box::new(adamw(beta1, beta2, epsilon, decay)?)
+            Self::AdamW { beta1, beta2, epsilon, state, .. } => {
+                Box::new(adamw(beta1, beta2, epsilon, decay)?.state(state))
             }
             Self::Sgd { momentum, dampening, nesterov, .. } => {
                 let sgd = Sgd::default().momentum(momentum)?.dampening(dampening)?;
                 let sgd = if nesterov { sgd.nesterov(momentum)? } else { sgd };
                 Box::new(sgd.weight_decay(decay))
             }
-            Self::Lion { beta1, beta2, .. } => {
-                Box::new(Lion::default().betas(beta1, beta2)?.weight_decay(decay))
+            Self::Lion { beta1, beta2, state, .. } => {
+                Box::new(Lion::default().betas(beta1, beta2)?.weight_decay(decay).state(state))
             }
             Self::Adafactor {
                 epsilon1,

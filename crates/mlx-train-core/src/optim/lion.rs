@@ -1,9 +1,10 @@
 //! Lion: steps of one size, in the direction of the sign of a momentum.
 
 use super::{
-    Coefficients, Optimizer, Parameter, WeightDecay,
-    arithmetic::{moving_average, scalar, working_dtype, zero_state},
+    Coefficients, Optimizer, Parameter, StateFormat, WeightDecay,
+    arithmetic::{moving_average, scalar, working_dtype},
     error::check_kept,
+    moments::Range,
     state::foreign,
 };
 use crate::Result;
@@ -18,7 +19,7 @@ use mlx_rs::{Array, ops::sign};
 /// w = (1 - a decay) w - a sign(c)
 /// ```
 ///
-/// State: `m`, of the parameter's shape. Every element moves by the learning rate, so that a rate
+/// State: `m`, of the parameter's shape, unless [`Lion::state`] says otherwise. Every element moves by the learning rate, so that a rate
 /// of a third to a tenth of AdamW's, with as much more decay, does as much. Source: Chen et al.,
 /// arXiv:2302.06675, algorithm 2 and section 5; the numbers are those of Python MLX's `Lion`.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,12 +27,14 @@ pub struct Lion {
     beta1: f64,
     beta2: f64,
     weight_decay: WeightDecay,
+    state: StateFormat,
 }
 
 impl Default for Lion {
     /// Betas 0.9 and 0.99, no weight decay: Python MLX's defaults.
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.99, weight_decay: WeightDecay::NONE }
+        let (weight_decay, state) = (WeightDecay::NONE, StateFormat::default());
+        Self { beta1: 0.9, beta2: 0.99, weight_decay, state }
     }
 }
 
@@ -51,21 +54,27 @@ impl Lion {
     pub fn weight_decay(self, weight_decay: WeightDecay) -> Self {
         Self { weight_decay, ..self }
     }
+
+    /// Sets how `m` is kept between steps.
+    #[must_use]
+    pub fn state(self, state: StateFormat) -> Self {
+        Self { state, ..self }
+    }
 }
 
 impl Optimizer for Lion {
-    fn state_names(&self, _parameter: Parameter<'_>) -> &'static [&'static str] {
-        &["m"]
+    fn state_names(&self, parameter: Parameter<'_>) -> &'static [&'static str] {
+        self.state.names(parameter, &["m"], &["m", "m_scale"])
     }
 
     fn init(&self, parameter: Parameter<'_>) -> Result<Vec<Array>> {
-        zero_state(parameter, &[parameter.value.shape()])
+        self.state.init(parameter, &[Range::Signed])
     }
 
-    /// The learning rate, and what decay leaves of a weight.
-    fn coefficients(&self, learning_rate: &Array, _step: &Array) -> Result<Coefficients> {
+    /// The learning rate, what decay leaves of a weight, and the step.
+    fn coefficients(&self, learning_rate: &Array, step: &Array) -> Result<Coefficients> {
         let removed = learning_rate.multiply(scalar(self.weight_decay.rate()))?;
-        let own = vec![learning_rate.clone(), scalar(1.0).subtract(removed)?];
+        let own = vec![learning_rate.clone(), scalar(1.0).subtract(removed)?, step.clone()];
         Ok(Coefficients { own, ..Coefficients::default() })
     }
 
@@ -76,19 +85,21 @@ impl Optimizer for Lion {
         state: &[Array],
         coefficients: &Coefficients,
     ) -> Result<(Array, Vec<Array>)> {
-        let ([m], [learning_rate, kept]) = (state, coefficients.own.as_slice()) else {
+        let means = self.state.read(parameter, state, [Range::Signed])?;
+        let (Some([m]), [learning_rate, kept, step]) = (means, coefficients.own.as_slice()) else {
             return Err(foreign(parameter.name, "Lion"));
         };
         let dtype = working_dtype(parameter.value);
         let g = gradient.as_dtype(dtype)?;
-        let direction = sign(moving_average(m, &g, self.beta1)?)?;
-        let m = moving_average(m, &g, self.beta2)?;
+        let direction = sign(moving_average(&m, &g, self.beta1)?)?;
+        let m = moving_average(&m, &g, self.beta2)?;
 
         let mut w = parameter.value.as_dtype(dtype)?;
         if self.weight_decay.of(parameter).is_some() {
             w = w.multiply(kept)?;
         }
         let w = w.subtract(learning_rate.multiply(direction)?)?;
-        Ok((w.as_dtype(parameter.value.dtype())?, vec![m]))
+        let state = self.state.write(parameter, [m], [Range::Signed], step)?;
+        Ok((w.as_dtype(parameter.value.dtype())?, state))
     }
 }

@@ -46,7 +46,17 @@ fn every_setting_reaches_its_optimizer() -> Result<()> {
         Ok(format!("{:?}", parse(&format!("optimizer = {{ {table} }}")).optimizer.build(&[])?))
     };
     for (kind, settings) in [
-        ("adamw", &["beta1 = 0.5", "beta2 = 0.5", "epsilon = 1e-3", "weight_decay = 0.5"][..]),
+        (
+            "adamw",
+            &[
+                "beta1 = 0.5",
+                "beta2 = 0.5",
+                "epsilon = 1e-3",
+                "weight_decay = 0.5",
+                "state = \"bf16\"",
+                "state = \"int8\"",
+            ][..],
+        ),
         (
             "sgd",
             &[
@@ -56,7 +66,7 @@ fn every_setting_reaches_its_optimizer() -> Result<()> {
                 "weight_decay = 0.5",
             ],
         ),
-        ("lion", &["beta1 = 0.5", "beta2 = 0.5", "weight_decay = 0.5"]),
+        ("lion", &["beta1 = 0.5", "beta2 = 0.5", "weight_decay = 0.5", "state = \"int8\""]),
         (
             "adafactor",
             &[

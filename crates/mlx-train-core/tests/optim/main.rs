@@ -5,6 +5,7 @@
 mod config;
 mod freezing;
 mod groups;
+mod low_memory;
 mod parity;
 mod rounding;
 mod state;

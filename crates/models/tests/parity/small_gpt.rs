@@ -5,7 +5,7 @@ use mlx_rs::Array;
 use mlx_train_core::{
     config::ModelConfig,
     data::{DataLoader, InMemory, LoaderOptions},
-    optim::OptimizerConfig,
+    optim::{OptimizerConfig, StateFormat},
     store::save_weights,
     train::{Event, TrainConfig, Trainer},
 };
@@ -47,6 +47,7 @@ fn train_config() -> TrainConfig {
             beta2: 0.999,
             epsilon: 1e-8,
             weight_decay: 0.1,
+            state: StateFormat::F32,
         },
         max_grad_norm: Some(1.0),
         log_every: 1,
