@@ -180,12 +180,12 @@ pub fn in_scope() -> bool {
 mod tests {
     use super::*;
     use mlx_rs::random::uniform;
+    use std::collections::HashSet;
 
     fn draw() -> Result<Vec<f32>> {
-        let key = next_key()?.ok_or_else(|| crate::Error::message("no scope"))?;
-        let ours = uniform::<_, f32>(0.0, 1.0, &[3], &key)?;
+        let ours = draw_ours()?;
         let theirs = uniform::<_, f32>(0.0, 1.0, &[3], None)?;
-        Ok([ours.try_as_slice::<f32>()?, theirs.try_as_slice::<f32>()?].concat())
+        Ok([&ours, theirs.try_as_slice::<f32>()?].concat())
     }
 
     #[test]
@@ -194,6 +194,47 @@ mod tests {
         assert_eq!(first, scope(&key(7)?, draw)?);
         assert_ne!(first, scope(&key(8)?, draw)?);
         Ok(())
+    }
+
+    #[test]
+    fn a_fork_leaves_the_draws_around_it_as_they_are_however_much_it_draws() -> Result<()> {
+        let after = |num_draws: usize| {
+            scope(&key(7)?, || {
+                fork(|| (0..num_draws).try_for_each(|_| next_key().map(|_| ())))?;
+                Ok(next_key()?
+                    .map(|key| key.try_as_slice::<u32>().map(<[u32]>::to_vec))
+                    .transpose()?)
+            })
+        };
+        assert_eq!(after(0)?, after(3)?);
+        assert!(fork(next_key)?.is_none(), "outside of a scope there is nothing to draw from");
+        Ok(())
+    }
+
+    #[test]
+    fn every_fork_draws_other_numbers_and_its_key_gives_the_same_ones_again() -> Result<()> {
+        let numbers = |forks_before: usize| {
+            scope(&key(7)?, || {
+                (0..forks_before).try_for_each(|_| fork(|| Ok(())))?;
+                Ok([draw_ours()?, fork(draw_ours)?, fork(|| fork(draw_ours))?])
+            })
+        };
+        let drawn: Vec<_> = [numbers(0)?, numbers(1)?].concat();
+        // What is drawn around the forks is the same in both; all else differs.
+        let distinct: HashSet<_> = drawn.iter().map(|numbers| format!("{numbers:?}")).collect();
+        assert_eq!(distinct.len(), 5, "{drawn:?}");
+
+        let key_of_fork = scope(&key(7)?, fork_key)?;
+        for _ in 0..2 {
+            assert_eq!(forked(&key_of_fork, true, draw_ours)?, drawn[1]);
+        }
+        assert!(!forked(&key_of_fork, false, || Ok(in_scope()))?);
+        Ok(())
+    }
+
+    fn draw_ours() -> Result<Vec<f32>> {
+        let key = next_key()?.ok_or_else(|| crate::Error::message("no scope"))?;
+        Ok(uniform::<_, f32>(0.0, 1.0, &[3], &key)?.try_as_slice::<f32>()?.to_vec())
     }
 
     #[test]

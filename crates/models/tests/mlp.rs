@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::{build, cast, descend, loss, num_draws, number, parameters, values};
+use common::{build, cast, descend, loss, num_draws, number, parameters, value_and_grads, values};
 use mlx_rs::{Array, Dtype};
 use mlx_train_core::{
+    checkpoint::with_policy,
     config::{Format, ModelConfig},
     model::{BaseModel, FromConfig},
     rng,
@@ -89,6 +90,21 @@ fn dropout_follows_each_hidden_layer_and_not_the_output() {
         let mut model = build::<Mlp>(&MlpConfig { dropout: 0.1, hidden_sizes, ..config() }, 0);
         assert_eq!(num_draws(|| model.forward(&features())), num_layers);
     }
+}
+
+#[test]
+fn checkpointed_layers_of_unequal_widths_give_the_same_bits() {
+    let config = MlpConfig { dropout: 0.3, hidden_sizes: vec![7, 3, 5], ..config() };
+    let gradients = |policy: &str| {
+        let (policy, key) = (policy.parse().unwrap(), rng::key(5).unwrap());
+        let y = Array::from_slice(&[0, 2, 1, 0], &[4]);
+        let (_, gradients) = value_and_grads(&mut build::<Mlp>(&config, 1), |model| {
+            with_policy(&policy, || loss(model, &features(), &y, Some(&key)))
+        });
+        gradients.values().map(values).collect::<Vec<_>>()
+    };
+    assert_eq!(gradients("full"), gradients("none"));
+    assert_eq!(gradients("layers=[1]"), gradients("none"));
 }
 
 #[test]

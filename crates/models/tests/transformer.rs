@@ -407,6 +407,35 @@ fn an_evaluation_does_not_depend_on_padding_or_packing() {
 }
 
 #[test]
+fn checkpointed_steps_end_in_the_same_bits_with_dropout_in_packed_rows() {
+    let run = |policy: &str, precision: Precision| {
+        let config = TransformerConfig { dropout: 0.2, tie_word_embeddings: true, ..config() };
+        let mut model = build::<Transformer>(&config, 1);
+        let options = StepOptions {
+            compile: CompileMode::Off,
+            precision,
+            gradient_checkpointing: policy.parse().unwrap(),
+            ..StepOptions::default()
+        };
+        let x = Array::from_slice(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], &[2, 5]);
+        let y = Array::from_slice(&[2, 3, -100, 5, 6, 7, 8, -100, 10, 11], &[2, 5]);
+        let segments = Array::from_slice(&[0, 0, 0, 1, 1, 0, 0, 0, 1, 1], &[2, 5]);
+        let mut step = TrainStep::new(&mut model, AdamW::default(), 7, options).unwrap();
+        for batch in [Batch::new(x.clone(), y.clone()), Batch::new(x, y).with_segments(segments)] {
+            step.run([Ok(batch)], 0.01).unwrap();
+        }
+        drop(step);
+        parameters(&model).values().map(values).collect::<Vec<_>>()
+    };
+    for precision in [Precision::F32, Precision::Mixed] {
+        let expected = run("none", precision);
+        for policy in ["full", "every=2", "selective=[attention]", "selective=[mlp,attention]"] {
+            assert!(run(policy, precision) == expected, "{policy} {precision:?}");
+        }
+    }
+}
+
+#[test]
 fn segments_that_do_not_fit_are_refused() {
     let x = row(&[1, 2, 3, 4]);
     let batch = Batch::new(x.clone(), x).with_segments(row(&[0, 0, 1]));

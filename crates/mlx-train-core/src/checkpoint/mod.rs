@@ -41,5 +41,5 @@ pub use module::{module, part};
 pub use modules::{Copies, Modules};
 pub use outputs::Outputs;
 pub use policy::CheckpointPolicy;
-pub(crate) use scope::checkpointed_blocks;
 pub use scope::with_policy;
+pub(crate) use scope::{checkpointed_blocks, with_policy_and_constants};

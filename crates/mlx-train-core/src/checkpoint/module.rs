@@ -4,7 +4,7 @@ use super::{
     Copies, Modules, Outputs,
     measured::measured,
     modules::{parameters, set_parameters},
-    scope::{inside, is_part_checkpointed},
+    scope::{inside, is_constant, is_part_checkpointed},
 };
 use crate::{Array, Error, Result, ffi, profile, rng};
 use mlx_rs::stop_gradient;
@@ -49,15 +49,19 @@ where
     O: Outputs,
     F: Fn(Lent<'_, S>, &[Array]) -> Result<O> + Copy + Send + 'static,
 {
-    let (values, is_trained): (Vec<_>, Vec<_>) =
-        parameters::<S::Copies>(modules.lend()).into_iter().unzip();
+    let mut values = Vec::new();
+    let mut trained = Vec::new();
+    for (value, is_trained) in parameters::<S::Copies>(modules.lend()) {
+        if is_trained && !is_constant(&value)? {
+            trained.push(inputs.len() + values.len());
+        }
+        values.push(value);
+    }
     let key = rng::fork_key()?;
     let moved = Arc::default();
     let run = function(modules.copies(), [inputs.len(), values.len()], f, Arc::clone(&moved));
 
     let arrays = [inputs, &values, &[key]].concat();
-    let trained = (inputs.len()..).zip(is_trained).filter(|(_, is_trained)| *is_trained);
-    let trained = trained.map(|(index, _)| index).collect();
     let mut outputs = ffi::checkpoint_in_order(run, &arrays, inputs.len(), trained)?;
     if let Some(moved) = moved.get().filter(|moved| !moved.is_empty()) {
         let after = outputs.split_off(outputs.len().saturating_sub(moved.len()));

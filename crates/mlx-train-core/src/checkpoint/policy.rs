@@ -132,6 +132,11 @@ impl ConfigField for CheckpointPolicy {
     fn read(node: &Node, _base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
         reader.read_text(node)
     }
+
+    /// A policy of a program may be one that has no text: of no blocks, say.
+    fn cross_check(&self, reader: &mut Reader) {
+        reader.check_result(self.to_string().parse::<Self>().map(|_| ()));
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The policy of all that runs on a thread for a while.
 
 use super::{CheckpointPolicy, PolicyError};
-use crate::Result;
+use crate::{Array, Result, ffi::Nodes};
 use std::{
     cell::RefCell,
     collections::BTreeSet,
@@ -11,6 +11,7 @@ use std::{
 
 thread_local! {
     static SCOPE: RefCell<Scope> = const { RefCell::new(Scope::new(CheckpointPolicy::None)) };
+    static CONSTANTS: RefCell<Option<Nodes>> = const { RefCell::new(None) };
 }
 
 /// A policy, and what it has met.
@@ -92,6 +93,27 @@ pub fn with_policy<T>(policy: &CheckpointPolicy, f: impl FnOnce() -> Result<T>) 
     scope.check()?;
     SCOPE.with_borrow_mut(|outer| outer.meet(scope));
     Ok(value)
+}
+
+/// As [`with_policy`], in a loss whose gradient is not taken for `constants`, which are alive meanwhile: no
+/// checkpoint computes their gradients, whether modules know that they are frozen or not.
+pub(crate) fn with_policy_and_constants<T>(
+    policy: &CheckpointPolicy,
+    constants: &[Array],
+    f: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    if *policy == CheckpointPolicy::None {
+        return with_policy(policy, f);
+    }
+    let outer = CONSTANTS.replace(Some(Nodes::of(constants)?));
+    let result = catch_unwind(AssertUnwindSafe(|| with_policy(policy, f)));
+    CONSTANTS.set(outer);
+    result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Whether no gradient is taken for an array.
+pub(super) fn is_constant(array: &Array) -> Result<bool> {
+    CONSTANTS.with_borrow(|nodes| nodes.as_ref().map_or(Ok(false), |nodes| nodes.contains(array)))
 }
 
 /// Runs `f` as the inside of something that is checkpointed, now or when it runs again.

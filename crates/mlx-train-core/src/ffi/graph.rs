@@ -27,15 +27,35 @@ use std::{
 /// # Errors
 /// When MLX fails.
 pub fn is_same_node(a: &Array, b: &Array) -> Result<bool> {
+    Nodes::of([a])?.contains(b)
+}
+
+/// Some nodes of the graph. It holds no arrays: they have to live for as long as it is asked.
+pub(crate) struct Nodes(Namer);
+
+impl Nodes {
     // MLX tells the identity of a node by the name that a namer gives it, and no other way.
-    const NAME: &CStr = c"the same";
-    let namer = Namer::new();
-    namer.name(a, NAME)?;
-    let mut name = std::ptr::null();
-    // SAFETY: as above; `name` is valid to write to.
-    call(|| unsafe { mlx_sys::mlx_node_namer_get_name(&raw mut name, namer.0, b.as_ptr()) })?;
-    // SAFETY: the call has succeeded, so the pointer is to a string of the namer, which is alive.
-    Ok(unsafe { CStr::from_ptr(name) } == NAME)
+    const NAME: &CStr = c"one of them";
+
+    /// The nodes of these arrays.
+    pub(crate) fn of<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<Self> {
+        let namer = Namer::new();
+        for array in arrays {
+            namer.name(array, Self::NAME)?;
+        }
+        Ok(Self(namer))
+    }
+
+    /// Whether the node of `array` is one of them.
+    pub(crate) fn contains(&self, array: &Array) -> Result<bool> {
+        let mut name = std::ptr::null();
+        // SAFETY: both handles are alive during the call; `name` is valid to write to.
+        call(|| unsafe {
+            mlx_sys::mlx_node_namer_get_name(&raw mut name, self.0.0, array.as_ptr())
+        })?;
+        // SAFETY: the call has succeeded, so the pointer is to a string of the namer, which is alive.
+        Ok(unsafe { CStr::from_ptr(name) } == Self::NAME)
+    }
 }
 
 /// The same array as a node of its own, in the same memory.

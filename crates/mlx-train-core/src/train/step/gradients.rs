@@ -4,7 +4,7 @@ use super::{lent::Lent, program::Program, reader::Reader};
 use crate::{
     Error, Result,
     batch::Batch,
-    checkpoint::with_policy,
+    checkpoint::with_policy_and_constants,
     ffi,
     model::{BaseModel, Loss},
     rng,
@@ -116,7 +116,8 @@ impl<M: BaseModel + ?Sized> Program<'_, M> {
             model.set(compute.iter().chain(others))?;
             model.training_mode(true);
             let Loss { value, weight } = rng::scope(draws, || {
-                with_policy(&self.options.gradient_checkpointing, || model.batch_loss(batch))
+                let policy = &self.options.gradient_checkpointing;
+                with_policy_and_constants(policy, others, || model.batch_loss(batch))
             })?;
             Ok(vec![value.as_dtype(Dtype::Float32)?, weight.as_dtype(Dtype::Float32)?])
         };
