@@ -427,7 +427,8 @@ impl Optimizer for SignDescent {
     }
 
     fn coefficients(&self, learning_rate: &Array, _step: &Array) -> Result<Coefficients> {
-        Ok(Coefficients { own: vec![learning_rate.clone()], ..Default::default() })
+        // At a learning rate of 0 nothing changes: what a step takes whose gradient is not finite.
+        Ok(Coefficients::new(vec![learning_rate.clone()]).resting(&[0.0]))
     }
 
     fn update(
@@ -437,7 +438,7 @@ impl Optimizer for SignDescent {
         _state: &[Array],
         coefficients: &Coefficients,
     ) -> Result<(Array, Vec<Array>)> {
-        let step = ops::sign(gradient)?.multiply(&coefficients.own[0])?;
+        let step = ops::sign(gradient)?.multiply(&coefficients.own()[0])?;
         let dtype = parameter.value.dtype();
         Ok((parameter.value.subtract(step)?.as_dtype(dtype)?, vec![]))
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Coefficients, Optimizer, Parameter, WeightDecay,
-    arithmetic::{moving_average, scalar, sum_of_squares, working_dtype, zero_state},
+    arithmetic::{moving_average, scalar, shares, sum_of_squares, working_dtype, zero_state},
     error::{check, check_kept, check_positive},
     state::foreign,
 };
@@ -192,7 +192,8 @@ impl Optimizer for Adafactor {
         };
         let kept = scalar(1.0).subtract(step.power(scalar(self.decay_rate))?)?;
         let added = scalar(1.0).subtract(&kept)?;
-        Ok(Coefficients { own: vec![step_size, kept, added], ..Coefficients::default() })
+        // At rest a second moment of zeros, that of the start, would divide by zero.
+        Ok(Coefficients::new(vec![step_size, kept, added]))
     }
 
     fn update(
@@ -203,7 +204,7 @@ impl Optimizer for Adafactor {
         coefficients: &Coefficients,
     ) -> Result<(Array, Vec<Array>)> {
         let foreign = || foreign(parameter.name, "Adafactor");
-        let [step_size, kept, added] = coefficients.own.as_slice() else { return Err(foreign()) };
+        let [step_size, kept, added] = coefficients.own() else { return Err(foreign()) };
         let num_moments = state.len() - usize::from(self.momentum.is_some()).min(state.len());
         let (second_moment, first_moment) = state.split_at(num_moments);
 
@@ -222,7 +223,8 @@ impl Optimizer for Adafactor {
         let mut change = change.multiply(&step_size)?;
         if let Some(momentum) = self.momentum {
             let [mean] = first_moment else { return Err(foreign()) };
-            change = moving_average(mean, &change, momentum)?;
+            let [kept, added] = &shares(momentum);
+            change = moving_average(mean, &change, [kept, added])?;
             state.push(change.clone());
         }
         if let Some(decay) = self.weight_decay.of(parameter) {

@@ -2,7 +2,7 @@
 
 use super::{
     Coefficients, Optimizer, Parameter, StateFormat, WeightDecay,
-    arithmetic::{moving_average, scalar, working_dtype},
+    arithmetic::{moving_average, scalar, shares, working_dtype},
     error::{check_kept, check_positive},
     moments::Range,
     state::foreign,
@@ -89,15 +89,21 @@ impl Optimizer for AdamW {
         self.state.init(parameter, &MOMENTS)
     }
 
-    /// The step size, the correction of the second moment, what decay leaves of a weight, and the step.
+    /// The step size, the correction of the second moment, what decay leaves of a weight, epsilon, what
+    /// both moments keep and take in, and the step.
     fn coefficients(&self, learning_rate: &Array, step: &Array) -> Result<Coefficients> {
         let one = scalar(1.0);
         let step = step.as_dtype(Dtype::Float32)?;
         let correction1 = one.subtract(scalar(self.beta1).power(&step)?)?;
         let correction2 = one.subtract(scalar(self.beta2).power(&step)?)?;
         let kept = one.subtract(learning_rate.multiply(scalar(self.weight_decay.rate()))?)?;
-        let own = vec![learning_rate.divide(correction1)?, correction2.rsqrt()?, kept, step];
-        Ok(Coefficients { own, ..Coefficients::default() })
+        let sizes = [learning_rate.divide(correction1)?, correction2.rsqrt()?, kept];
+        let epsilon = scalar(self.epsilon);
+        let [[kept1, added1], [kept2, added2]] = [self.beta1, self.beta2].map(shares);
+        let rest = [epsilon, kept1, added1, kept2, added2, step];
+        let coefficients = Coefficients::new(sizes.into_iter().chain(rest).collect());
+        let resting = [0.0, 1.0, 1.0, self.epsilon, 1.0, 0.0, 1.0, 0.0, 1.0];
+        Ok(if self.state.is_exact() { coefficients.resting(&resting) } else { coefficients })
     }
 
     fn update(
@@ -108,16 +114,18 @@ impl Optimizer for AdamW {
         coefficients: &Coefficients,
     ) -> Result<(Array, Vec<Array>)> {
         let means = self.state.read(parameter, state, MOMENTS)?;
-        let (Some([m, v]), [step_size, correction, kept, step]) =
-            (means, coefficients.own.as_slice())
+        let (
+            Some([m, v]),
+            [step_size, correction, kept, epsilon, kept1, added1, kept2, added2, step],
+        ) = (means, coefficients.own())
         else {
             return Err(foreign(parameter.name, "AdamW"));
         };
         let dtype = working_dtype(parameter.value);
         let g = gradient.as_dtype(dtype)?;
-        let m = moving_average(&m, &g, self.beta1)?;
-        let v = moving_average(&v, &g.square()?, self.beta2)?;
-        let denominator = v.sqrt()?.multiply(correction)?.add(scalar(self.epsilon))?;
+        let m = moving_average(&m, &g, [kept1, added1])?;
+        let v = moving_average(&v, &g.square()?, [kept2, added2])?;
+        let denominator = v.sqrt()?.multiply(correction)?.add(epsilon)?;
         let change = step_size.multiply(&m)?.divide(denominator)?;
 
         let mut w = parameter.value.as_dtype(dtype)?;

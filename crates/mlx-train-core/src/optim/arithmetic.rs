@@ -20,9 +20,14 @@ pub(super) fn zero_state(parameter: Parameter<'_>, shapes: &[&[i32]]) -> Result<
     shapes.iter().map(|shape| Ok(zeros_dtype(shape, dtype)?)).collect()
 }
 
-/// `kept * mean + (1 - kept) * x`.
-pub(super) fn moving_average(mean: &Array, x: &Array, kept: f64) -> Result<Array> {
-    Ok(mean.multiply(scalar(kept))?.add(x.multiply(scalar(1.0 - kept))?)?)
+/// How much a moving average keeps and how much it takes in, scalars `()` f32: `kept` and `1 - kept`.
+pub(super) fn shares(kept: f64) -> [Array; 2] {
+    [scalar(kept), scalar(1.0 - kept)]
+}
+
+/// `kept * mean + added * x`, with the [`shares`] of the average.
+pub(super) fn moving_average(mean: &Array, x: &Array, [kept, added]: [&Array; 2]) -> Result<Array> {
+    Ok(mean.multiply(kept)?.add(x.multiply(added)?)?)
 }
 
 /// Rows up to this long are added up as they lie; an f32 sum loses digits with its length.

@@ -142,7 +142,7 @@ mod tests {
         let clip = Clip::default().value(1.0)?.global_norm(1.0)?;
         let norms = clip.apply(&[scalar(1.0), scalar(f64::INFINITY)])?.norms;
         assert!(norms.total.try_item_exact::<f32>()?.is_infinite());
-        assert!(norms.per_parameter.try_as_slice::<f32>()?[1].is_infinite());
+        assert!(norms.squares[1].try_item_exact::<f32>()?.is_infinite());
         Ok(())
     }
 

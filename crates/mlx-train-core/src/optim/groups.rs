@@ -140,7 +140,7 @@ impl Optimizer for ParameterGroups {
             let optimizer = self.optimizer_of(Some(position));
             parts.push(optimizer.coefficients(&learning_rate, step)?);
         }
-        Ok(Coefficients { parts, ..Coefficients::default() })
+        Ok(Coefficients::of_parts(parts))
     }
 
     fn update(
@@ -151,7 +151,7 @@ impl Optimizer for ParameterGroups {
         coefficients: &Coefficients,
     ) -> Result<(Array, Vec<Array>)> {
         let position = self.position(parameter.name);
-        let part = coefficients.parts.get(position.map_or(0, |position| position + 1));
+        let part = coefficients.parts().get(position.map_or(0, |position| position + 1));
         let part = part.ok_or_else(|| super::state::foreign(parameter.name, "ParameterGroups"))?;
         self.optimizer_of(position).update(parameter, gradient, state, part)
     }

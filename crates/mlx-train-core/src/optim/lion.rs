@@ -2,7 +2,7 @@
 
 use super::{
     Coefficients, Optimizer, Parameter, StateFormat, WeightDecay,
-    arithmetic::{moving_average, scalar, working_dtype},
+    arithmetic::{moving_average, scalar, shares, working_dtype},
     error::check_kept,
     moments::Range,
     state::foreign,
@@ -71,11 +71,17 @@ impl Optimizer for Lion {
         self.state.init(parameter, &[Range::Signed])
     }
 
-    /// The learning rate, what decay leaves of a weight, and the step.
+    /// The learning rate, what decay leaves of a weight, what the direction and the mean keep and take in,
+    /// and the step.
     fn coefficients(&self, learning_rate: &Array, step: &Array) -> Result<Coefficients> {
         let removed = learning_rate.multiply(scalar(self.weight_decay.rate()))?;
-        let own = vec![learning_rate.clone(), scalar(1.0).subtract(removed)?, step.clone()];
-        Ok(Coefficients { own, ..Coefficients::default() })
+        let kept = scalar(1.0).subtract(removed)?;
+        let [[kept1, added1], [kept2, added2]] = [self.beta1, self.beta2].map(shares);
+        let rate = learning_rate.clone();
+        let own = vec![rate, kept, kept1, added1, kept2, added2, step.clone()];
+        let coefficients = Coefficients::new(own);
+        let resting = [0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0];
+        Ok(if self.state.is_exact() { coefficients.resting(&resting) } else { coefficients })
     }
 
     fn update(
@@ -86,13 +92,15 @@ impl Optimizer for Lion {
         coefficients: &Coefficients,
     ) -> Result<(Array, Vec<Array>)> {
         let means = self.state.read(parameter, state, [Range::Signed])?;
-        let (Some([m]), [learning_rate, kept, step]) = (means, coefficients.own.as_slice()) else {
+        let (Some([m]), [learning_rate, kept, kept1, added1, kept2, added2, step]) =
+            (means, coefficients.own())
+        else {
             return Err(foreign(parameter.name, "Lion"));
         };
         let dtype = working_dtype(parameter.value);
         let g = gradient.as_dtype(dtype)?;
-        let direction = sign(moving_average(&m, &g, self.beta1)?)?;
-        let m = moving_average(&m, &g, self.beta2)?;
+        let direction = sign(moving_average(&m, &g, [kept1, added1])?)?;
+        let m = moving_average(&m, &g, [kept2, added2])?;
 
         let mut w = parameter.value.as_dtype(dtype)?;
         if self.weight_decay.of(parameter).is_some() {

@@ -12,6 +12,7 @@ mod adafactor;
 mod adamw;
 mod arithmetic;
 mod clip;
+mod coefficients;
 mod config;
 mod error;
 mod frozen;
@@ -32,6 +33,7 @@ mod weight_decay;
 pub use adafactor::Adafactor;
 pub use adamw::AdamW;
 pub use clip::{Clip, Clipped};
+pub use coefficients::Coefficients;
 pub use config::{GroupConfig, OptimizerConfig};
 pub use error::{NearNames, OptimError};
 pub use frozen::Frozen;
@@ -50,7 +52,7 @@ pub use state::OptimizerState;
 pub use weight_decay::WeightDecay;
 
 use crate::Result;
-use mlx_rs::Array;
+use mlx_rs::{Array, ops::select};
 use std::fmt::Debug;
 
 /// A parameter that an optimizer updates: its name in weight files and its present value.
@@ -165,16 +167,6 @@ macro_rules! forward {
 
 forward!(Box<O>, &O);
 
-/// What is the same for every parameter in one step: an optimizer's own numbers, and those of the
-/// optimizers that it is made of.
-#[derive(Debug, Clone, Default)]
-pub struct Coefficients {
-    /// Scalars `()` f32, as [`Optimizer::update`] expects them.
-    pub own: Vec<Array>,
-    /// Those of each optimizer inside of this one.
-    pub parts: Vec<Coefficients>,
-}
-
 /// Updates every parameter once: new values in the order of `names`, and the new state.
 ///
 /// `parameters` and `gradients` are in the order of the names in `state`.
@@ -189,15 +181,65 @@ pub fn apply(
     learning_rate: &Array,
     step: &Array,
 ) -> Result<(Vec<Array>, OptimizerState)> {
+    let gradients = clipped(optimizer, parameters, gradients, state)?;
+    let coefficients = optimizer.coefficients(learning_rate, step)?;
+    update_all(optimizer, parameters, &gradients, state, &coefficients)
+}
+
+/// As [`apply`] where `counts` `()` bool is true; where it is not, parameters and state keep their values,
+/// whatever the gradients are.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_where(
+    counts: &Array,
+    optimizer: &dyn Optimizer,
+    parameters: &[Array],
+    gradients: &[Array],
+    state: &OptimizerState,
+    learning_rate: &Array,
+    step: &Array,
+) -> Result<(Vec<Array>, OptimizerState)> {
+    let mut gradients = clipped(optimizer, parameters, gradients, state)?;
+    let coefficients = optimizer.coefficients(learning_rate, step)?;
+    if let Some(coefficients) = coefficients.resting_unless(counts)? {
+        for gradient in &mut gradients {
+            let zero = Array::from_f32(0.0).as_dtype(gradient.dtype())?;
+            *gradient = select(counts, &*gradient, zero)?;
+        }
+        return update_all(optimizer, parameters, &gradients, state, &coefficients);
+    }
+    let (updated, new_state) = update_all(optimizer, parameters, &gradients, state, &coefficients)?;
+    let keep = |(now, before)| Ok(select(counts, now, before)?);
+    let updated = updated.iter().zip(parameters).map(keep).collect::<Result<_>>()?;
+    let arrays = new_state.arrays().zip(state.arrays()).map(keep).collect::<Result<Vec<_>>>()?;
+    Ok((updated, state.with_arrays(arrays)?))
+}
+
+/// The gradients that the updates see.
+fn clipped(
+    optimizer: &dyn Optimizer,
+    parameters: &[Array],
+    gradients: &[Array],
+    state: &OptimizerState,
+) -> Result<Vec<Array>> {
     state.check_lengths(parameters.len(), gradients.len())?;
     let names: Vec<&str> = state.parameter_names().map(AsRef::as_ref).collect();
-    let gradients = optimizer.clip(&names, gradients.to_vec())?;
-    let coefficients = optimizer.coefficients(learning_rate, step)?;
+    optimizer.clip(&names, gradients.to_vec())
+}
+
+fn update_all(
+    optimizer: &dyn Optimizer,
+    parameters: &[Array],
+    gradients: &[Array],
+    state: &OptimizerState,
+    coefficients: &Coefficients,
+) -> Result<(Vec<Array>, OptimizerState)> {
     let mut updated = Vec::with_capacity(parameters.len());
     let new_state = state.try_map(|index, name, arrays| {
         let parameter = Parameter { name, value: &parameters[index] };
         let (value, arrays) =
-            optimizer.update(parameter, &gradients[index], arrays, &coefficients)?;
+            optimizer.update(parameter, &gradients[index], arrays, coefficients)?;
         updated.push(value);
         Ok(arrays)
     })?;

@@ -51,6 +51,11 @@ impl StateFormat {
         if self == Self::Int8 && parameter.value.size() < SMALLEST { Self::F32 } else { self }
     }
 
+    /// Whether means that were read and written again are the same to the last bit.
+    pub(super) fn is_exact(self) -> bool {
+        self != Self::Int8
+    }
+
     /// The names of the arrays: `whole`, one for each mean, or `packed`, codes and scales of each.
     pub(super) fn names(
         self,

@@ -2,7 +2,7 @@
 
 use super::{
     Coefficients, OptimError, Optimizer, Parameter, WeightDecay,
-    arithmetic::{moving_average, scalar, sum_of_squares, working_dtype, zero_state},
+    arithmetic::{moving_average, scalar, shares, sum_of_squares, working_dtype, zero_state},
     error::check_kept,
     state::foreign,
 };
@@ -92,7 +92,8 @@ impl Optimizer for Muon {
     }
 
     fn coefficients(&self, learning_rate: &Array, _step: &Array) -> Result<Coefficients> {
-        Ok(Coefficients { own: vec![learning_rate.clone()], ..Coefficients::default() })
+        let [kept, added] = shares(self.momentum);
+        Ok(Coefficients::new(vec![learning_rate.clone(), kept, added]).resting(&[0.0, 1.0, 0.0]))
     }
 
     fn update(
@@ -102,7 +103,7 @@ impl Optimizer for Muon {
         state: &[Array],
         coefficients: &Coefficients,
     ) -> Result<(Array, Vec<Array>)> {
-        let ([v], [learning_rate]) = (state, coefficients.own.as_slice()) else {
+        let ([v], [learning_rate, kept, added]) = (state, coefficients.own()) else {
             return Err(foreign(parameter.name, "Muon"));
         };
         let dtype = working_dtype(parameter.value);
@@ -115,9 +116,9 @@ impl Optimizer for Muon {
             Some(decay) => g = g.add(w.multiply(decay)?)?,
             None => {}
         }
-        let v = moving_average(v, &g, self.momentum)?;
+        let v = moving_average(v, &g, [kept, added])?;
         let mut change =
-            if self.nesterov { moving_average(&v, &g, self.momentum)? } else { v.clone() };
+            if self.nesterov { moving_average(&v, &g, [kept, added])? } else { v.clone() };
         let shape = parameter.value.shape();
         if let [.., rows, columns] = *shape {
             let matrix = change.reshape(&[shape[0], -1])?;

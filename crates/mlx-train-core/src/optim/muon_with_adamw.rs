@@ -90,7 +90,7 @@ impl Optimizer for MuonWithAdamW {
         let scaled = learning_rate.multiply(scalar(self.adamw_learning_rate_scale))?;
         let muon = self.muon.coefficients(learning_rate, step)?;
         let adamw = self.adamw.coefficients(&scaled, step)?;
-        Ok(Coefficients { parts: vec![muon, adamw], ..Coefficients::default() })
+        Ok(Coefficients::of_parts(vec![muon, adamw]))
     }
 
     fn update(
@@ -100,7 +100,7 @@ impl Optimizer for MuonWithAdamW {
         state: &[Array],
         coefficients: &Coefficients,
     ) -> Result<(Array, Vec<Array>)> {
-        let [muon, adamw] = coefficients.parts.as_slice() else {
+        let [muon, adamw] = coefficients.parts() else {
             return Err(foreign(parameter.name, "MuonWithAdamW"));
         };
         let part = if self.is_hidden_matrix(parameter) { muon } else { adamw };

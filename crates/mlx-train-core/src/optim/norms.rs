@@ -1,17 +1,21 @@
 //! How large gradients are.
 
 use super::arithmetic::{scalar, sum_of_squares};
-use crate::{Result, loss::sum_f32};
-use mlx_rs::{Array, ops::stack};
+use crate::Result;
+use mlx_rs::Array;
 
 /// The L2 norms of gradients, in f32 whatever their dtypes.
 #[derive(Debug, Clone)]
 pub struct GradientNorms {
     /// The norm of all of them together: a scalar `()`.
     pub total: Array,
-    /// The norm of each, in order: `(P,)`. One that is not finite says which parameter has a
-    /// gradient with an infinity or a NaN, or one too large for its square to be an f32 (1e19).
-    pub per_parameter: Array,
+    /// The square of the norm of each, in order: scalars `()`. One that is not finite says which
+    /// parameter has a gradient with an infinity or a NaN, or one too large for its square to be an
+    /// f32 (1e19).
+    ///
+    /// They are scalars, and squares, because that is what the total is made of: a vector of norms
+    /// would cost a GPU two kernels for every parameter.
+    pub squares: Vec<Array>,
 }
 
 /// The norms of gradients, of any shapes. Nothing is read back, so the function can be traced.
@@ -19,17 +23,30 @@ pub struct GradientNorms {
 /// # Errors
 /// When MLX fails.
 pub fn gradient_norms(gradients: &[Array]) -> Result<GradientNorms> {
-    if gradients.is_empty() {
-        return Ok(GradientNorms { total: scalar(0.0), per_parameter: Array::zeros::<f32>(&[0])? });
-    }
     let squares = gradients.iter().map(sum_of_squares).collect::<Result<Vec<_>>>()?;
-    let squares = stack(&squares, 0)?; // (P,)
-    Ok(GradientNorms { total: sum_f32(&squares)?.sqrt()?, per_parameter: squares.sqrt()? })
+    Ok(GradientNorms { total: sum_in_pairs(&squares)?.sqrt()?, squares })
+}
+
+/// The sum `()` of scalars `()`, as a balanced tree, whose error grows with the logarithm of their number.
+fn sum_in_pairs(scalars: &[Array]) -> Result<Array> {
+    let mut sums = scalars.to_vec();
+    while sums.len() > 1 {
+        let pairs = sums.chunks(2).map(|pair| match pair {
+            [a, b] => Ok(a.add(b)?),
+            odd => Ok(odd[0].clone()),
+        });
+        sums = pairs.collect::<Result<_>>()?;
+    }
+    Ok(sums.pop().unwrap_or_else(|| scalar(0.0)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn values(scalars: &[Array]) -> Result<Vec<f32>> {
+        scalars.iter().map(|scalar| Ok(scalar.try_item_exact::<f32>()?)).collect()
+    }
 
     /// Numbers that look random, with squares of every size, and what f64 says their norm is.
     fn gradient(shape: &[i32]) -> (Array, f64) {
@@ -66,8 +83,9 @@ mod tests {
         let norms = gradient_norms(&[matrix.transpose()?, scalar(2.0), empty])?;
         let total = f64::from(norms.total.try_item_exact::<f32>()?);
         assert!((total - squared.hypot(2.0)).abs() < 1e-6, "{total}");
-        assert_eq!(norms.per_parameter.try_as_slice::<f32>()?[1..], [2.0, 0.0]);
-        assert_eq!(gradient_norms(&[])?.per_parameter.shape(), [0]);
+        assert_eq!(values(&norms.squares[1..])?, [4.0, 0.0]);
+        let none = gradient_norms(&[])?;
+        assert_eq!((none.squares.len(), values(&[none.total])?), (0, vec![0.0]));
         Ok(())
     }
 
@@ -75,8 +93,8 @@ mod tests {
     fn the_gradient_that_is_not_finite_is_told_by_its_place() -> Result<()> {
         let bad = Array::from_slice(&[1.0, f32::NAN], &[2]);
         let norms = gradient_norms(&[scalar(1.0), bad, scalar(f64::INFINITY)])?;
-        let finite = norms.per_parameter.is_finite()?;
-        assert_eq!(finite.try_as_slice::<bool>()?, [true, false, false]);
+        let is_finite: Vec<bool> = values(&norms.squares)?.iter().map(|x| x.is_finite()).collect();
+        assert_eq!(is_finite, [true, false, false]);
         assert!(norms.total.try_item_exact::<f32>()?.is_nan());
         Ok(())
     }

@@ -87,8 +87,11 @@ impl Optimizer for Sgd {
         zero_state(parameter, &[parameter.value.shape()][..count])
     }
 
+    /// The learning rate, the rate of decay, and what the velocity keeps and takes in.
     fn coefficients(&self, learning_rate: &Array, _step: &Array) -> Result<Coefficients> {
-        Ok(Coefficients { own: vec![learning_rate.clone()], ..Coefficients::default() })
+        let settings = [self.weight_decay.rate(), self.momentum, 1.0 - self.dampening].map(scalar);
+        let own = [learning_rate.clone()].into_iter().chain(settings).collect();
+        Ok(Coefficients::new(own).resting(&[0.0, 0.0, 1.0, 0.0]))
     }
 
     fn update(
@@ -98,29 +101,21 @@ impl Optimizer for Sgd {
         state: &[Array],
         coefficients: &Coefficients,
     ) -> Result<(Array, Vec<Array>)> {
-        let [learning_rate] = coefficients.own.as_slice() else {
+        let [learning_rate, decay, momentum, added] = coefficients.own() else {
             return Err(foreign(parameter.name, "Sgd"));
         };
         let dtype = working_dtype(parameter.value);
         let w = parameter.value.as_dtype(dtype)?;
         let mut g = gradient.as_dtype(dtype)?;
-        if let Some(decay) = self.weight_decay.of(parameter) {
-            g = g.add(w.multiply(scalar(decay))?)?;
+        if self.weight_decay.of(parameter).is_some() {
+            g = g.add(w.multiply(decay)?)?;
         }
         let (change, state) = match state {
             [] => (g, vec![]),
             [v] => {
-                let mut v = v.multiply(scalar(self.momentum))?;
-                v = if self.dampening > 0.0 {
-                    v.add(g.multiply(scalar(1.0 - self.dampening))?)?
-                } else {
-                    v.add(&g)?
-                };
-                let change = if self.nesterov {
-                    g.add(v.multiply(scalar(self.momentum))?)?
-                } else {
-                    v.clone()
-                };
+                let taken = if self.dampening > 0.0 { g.multiply(added)? } else { g.clone() };
+                let v = v.multiply(momentum)?.add(taken)?;
+                let change = if self.nesterov { g.add(v.multiply(momentum)?)? } else { v.clone() };
                 (change, vec![v])
             }
             _ => return Err(foreign(parameter.name, "Sgd")),

@@ -65,7 +65,7 @@ fn clipping_and_rounding_are_traced_once() -> Result<()> {
     let clip = Clip::default().value(1.0)?.global_norm(0.5)?;
     assert_traced_once("clipping", &gradients()?, |gradients| {
         let clipped = clip.apply(gradients)?;
-        Ok([clipped.gradients, vec![clipped.norms.total, clipped.norms.per_parameter]].concat())
+        Ok([clipped.gradients, vec![clipped.norms.total], clipped.norms.squares].concat())
     })?;
     let inputs = [gradients()?.remove(0), rng::key(1)?];
     assert_traced_once("rounding", &inputs, |x| Ok(vec![round_stochastically(&x[0], &x[1])?]))

@@ -1,10 +1,13 @@
 //! What every optimizer does, whatever its formula.
 
-use super::{floats, run};
+use super::{floats, named, run};
 use mlx_rs::Dtype;
 use mlx_train_core::{
     Array, Result,
-    optim::{Adafactor, AdamW, Lion, Muon, MuonWithAdamW, Optimizer, Sgd, WeightDecay},
+    optim::{
+        Adafactor, AdamW, Group, Lion, Muon, MuonWithAdamW, Optimizer, OptimizerState,
+        ParameterGroups, Sgd, StateFormat, WeightDecay, apply, apply_where,
+    },
 };
 
 /// Each optimizer with all the state that it can have, and decay of everything.
@@ -69,6 +72,48 @@ fn a_bf16_gradient_of_an_f32_parameter_is_widened_first() -> Result<()> {
         let (from_f32, _) = run(&*optimizer, &NAMES, &parameters(), &widened, &[0.1; 3])?;
         for (a, b) in from_bf16.iter().zip(&from_f32) {
             assert_eq!(floats(a), floats(b), "{optimizer:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_update_that_does_not_count_leaves_every_bit_and_one_that_does_is_the_plain_one() -> Result<()>
+{
+    let mut all = optimizers()?;
+    let nesterov = Sgd::default().nesterov(0.9)?;
+    let group = Group::new(["layer.*"])?.optimizer(nesterov).max_grad_norm(0.5)?;
+    all.push(Box::new(ParameterGroups::new(optimizers()?.remove(0)).group(group)));
+    for format in [StateFormat::Bf16, StateFormat::Int8] {
+        all.push(Box::new(AdamW::default().state(format)));
+        all.push(Box::new(Lion::default().state(format)));
+    }
+    for optimizer in all {
+        let mut values = parameters();
+        let mut state = OptimizerState::new(&*optimizer, named(&NAMES, &values))?;
+        let rate = Array::from_f32(0.1);
+        let bad: Vec<_> = gradients()?
+            .iter()
+            .map(|g| g.multiply(Array::from_f32(f32::NAN)))
+            .collect::<Result<_, _>>()?;
+        // At first, when moments are zeros, and later.
+        for number in 1..4 {
+            let number = Array::from_f32(number as f32);
+            let update = |counts: bool, gradients: &[Array]| {
+                let counts = Array::from_bool(counts);
+                apply_where(&counts, &*optimizer, &values, gradients, &state, &rate, &number)
+            };
+            let (kept, kept_state) = update(false, &bad)?;
+            let before = values.iter().chain(state.arrays());
+            for (now, before) in kept.iter().chain(kept_state.arrays()).zip(before) {
+                assert_eq!(floats(now), floats(before), "{optimizer:?}");
+            }
+            let (counted, counted_state) = update(true, &gradients()?)?;
+            (values, state) = apply(&*optimizer, &values, &gradients()?, &state, &rate, &number)?;
+            let plain = values.iter().chain(state.arrays());
+            for (now, plain) in counted.iter().chain(counted_state.arrays()).zip(plain) {
+                assert_eq!(floats(now), floats(plain), "{optimizer:?}");
+            }
         }
     }
     Ok(())

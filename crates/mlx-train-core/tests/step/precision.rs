@@ -34,8 +34,9 @@ fn every_array_keeps_its_dtype() -> Result<()> {
             } else {
                 step.run([batch(4, index), batch(2, index)], 0.01)?
             };
-            for array in
-                [&output.loss.value, &output.loss.weight, &output.grad_norm, &output.grad_norms]
+            for array in [&output.loss.value, &output.loss.weight, &output.grad_norm]
+                .into_iter()
+                .chain(&output.squared_grad_norms)
             {
                 assert_eq!(array.dtype(), Float32);
             }

@@ -153,11 +153,12 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         self.state =
             TrainState { step: self.state.step + 1, names: self.state.names.clone(), carried };
 
-        let Report { loss, grad_norm, grad_norms, finite } = report;
-        let reported = [&loss.value, &loss.weight, &grad_norm, &grad_norms, &finite];
+        let Report { loss, grad_norm, finite, squared_grad_norms } = report;
+        let reported = [&loss.value, &loss.weight, &grad_norm, &finite];
+        let reported = reported.into_iter().chain(&squared_grad_norms);
         let state = self.state.carried.arrays();
         if !self.whole.is_compiled() {
-            self.start_in_order(&values, &reported)?;
+            self.start_in_order(&values, reported.clone())?;
         }
         ffi::eval(values.iter().chain(&state).chain(reported))?;
 
@@ -171,20 +172,39 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         let parameter_names = Rc::clone(&self.state.names);
         let warning = warning
             .map(|refused| format!("{refused}; this batch and others of new kinds run without"));
-        Ok(StepOutput { loss, grad_norm, grad_norms, finite, parameter_names, traces, warning })
+        Ok(StepOutput {
+            loss,
+            grad_norm,
+            squared_grad_norms,
+            finite,
+            parameter_names,
+            traces,
+            warning,
+        })
     }
 
-    /// Starts to compute the update parameter by parameter, so that only a few of them have temporary arrays
-    /// at a time. MLX goes through the graph of a step by its depth, and would have those of all.
+    /// Starts to compute the update a few parameters at a time, so that only these have temporary arrays. MLX
+    /// goes through the graph of a step by its depth, and would have those of all.
     ///
     /// With compilation there are none: one kernel makes the new arrays of a parameter in the place of the old.
-    fn start_in_order(&self, values: &[Array], reported: &[&Array]) -> Result<()> {
+    fn start_in_order<'v>(
+        &self,
+        values: &[Array],
+        reported: impl Iterator<Item = &'v Array>,
+    ) -> Result<()> {
         let Carried { optimizer, ema, .. } = &self.state.carried;
-        ffi::async_eval(reported.iter().copied())?;
+        ffi::async_eval(reported)?;
+        let mut together = Vec::new();
+        let mut bytes = 0;
         for (index, (value, moments)) in values.iter().zip(optimizer.by_parameter()).enumerate() {
-            ffi::async_eval(once(value).chain(moments).chain(ema.get(index)))?;
+            together.extend(once(value).chain(moments).chain(ema.get(index)));
+            bytes += value.nbytes();
+            if bytes >= STARTED_TOGETHER {
+                ffi::async_eval(together.drain(..))?;
+                bytes = 0;
+            }
         }
-        Ok(())
+        ffi::async_eval(together)
     }
 
     /// A step of one micro-batch.
@@ -199,7 +219,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         Ok(Next {
             values: outputs.take(num_values)?,
             carried: self.state.carried.with_arrays(&mut outputs)?,
-            report: Report::read(&mut outputs)?,
+            report: Report::read(&mut outputs, self.program.num_trained)?,
             span,
         })
     }
@@ -242,7 +262,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
 
         let mut values = outputs.take(program.num_trained)?;
         let carried = self.state.carried.with_arrays(&mut outputs)?;
-        let report = Report::read(&mut outputs)?;
+        let report = Report::read(&mut outputs, program.num_trained)?;
         for (before, moving) in before.into_iter().zip(is_moving) {
             values.push(if moving { outputs.one()? } else { before });
         }
@@ -326,6 +346,10 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         arrays.restore(&mut **self.program.borrow()?, &mut self.state, step)
     }
 }
+
+/// How many bytes of parameters are updated together. Each start costs a GPU a submission of work, and the
+/// temporary arrays are about four times as large.
+const STARTED_TOGETHER: usize = 32 << 20;
 
 /// What a step leaves, not computed yet.
 struct Next {

@@ -12,9 +12,9 @@ pub struct StepOutput {
     pub loss: Loss,
     /// The global norm of the gradients before clipping: a scalar `()` f32.
     pub grad_norm: Array,
-    /// The norm of each parameter's gradient before clipping, `(P,)` f32, in the order of
-    /// [`StepOutput::parameter_names`].
-    pub grad_norms: Array,
+    /// The square of the norm of each parameter's gradient before clipping: scalars `()` f32, in the
+    /// order of [`StepOutput::parameter_names`].
+    pub squared_grad_norms: Vec<Array>,
     /// Whether loss and gradient norm are finite: a scalar `()` bool.
     pub finite: Array,
     /// The names of the P parameters that are trained, in natural order.
@@ -52,12 +52,17 @@ impl StepOutput {
     /// # Errors
     /// When MLX fails.
     pub fn not_finite_gradients(&self) -> Result<NotFiniteGradients> {
-        let norms = self.grad_norms.try_as_slice::<f32>()?;
-        let pairs = self.parameter_names.iter().zip(norms);
-        let mut affected = pairs.filter(|(_, norm)| !norm.is_finite()).map(|(name, _)| name);
-        let num_affected = affected.clone().count();
-        let parameter = affected.next().cloned();
-        Ok(NotFiniteGradients { parameter, num_affected, num_parameters: norms.len() })
+        let mut affected = Vec::new();
+        for (name, square) in self.parameter_names.iter().zip(&self.squared_grad_norms) {
+            if !square.try_item_exact::<f32>()?.is_finite() {
+                affected.push(name);
+            }
+        }
+        Ok(NotFiniteGradients {
+            parameter: affected.first().copied().cloned(),
+            num_affected: affected.len(),
+            num_parameters: self.parameter_names.len(),
+        })
     }
 }
 

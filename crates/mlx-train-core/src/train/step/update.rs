@@ -16,20 +16,24 @@ use mlx_rs::{
 pub(super) struct Report {
     pub(super) loss: Loss,
     pub(super) grad_norm: Array,
-    pub(super) grad_norms: Array,
     pub(super) finite: Array,
+    /// Of each trained parameter.
+    pub(super) squared_grad_norms: Vec<Array>,
 }
 
 impl Report {
-    pub(super) fn read(arrays: &mut Reader) -> Result<Self> {
-        let loss = Loss::new(arrays.one()?, arrays.one()?);
-        let (grad_norm, grad_norms, finite) = (arrays.one()?, arrays.one()?, arrays.one()?);
-        Ok(Self { loss, grad_norm, grad_norms, finite })
+    pub(super) fn read(arrays: &mut Reader, num_trained: usize) -> Result<Self> {
+        Ok(Self {
+            loss: Loss::new(arrays.one()?, arrays.one()?),
+            grad_norm: arrays.one()?,
+            finite: arrays.one()?,
+            squared_grad_norms: arrays.take(num_trained)?,
+        })
     }
 
     pub(super) fn into_arrays(self) -> Vec<Array> {
         let Loss { value, weight } = self.loss;
-        vec![value, weight, self.grad_norm, self.grad_norms, self.finite]
+        [vec![value, weight, self.grad_norm, self.finite], self.squared_grad_norms].concat()
     }
 }
 
@@ -72,30 +76,31 @@ impl<M: ?Sized> Program<'_, M> {
         let wide = wide.collect::<Result<Vec<_>>>()?;
         let moments = state.optimizer.arrays().map(|array| precision.to_update(array));
         let moments = state.optimizer.with_arrays(moments.collect::<Result<Vec<_>>>()?)?;
-        let (wide, moments) = optim::apply(
-            &*self.optimizer,
-            &wide,
-            &gradients,
-            &moments,
-            learning_rate,
-            // As f32, the type that powers of the betas are taken in; exact to 16 million steps.
-            &updates.as_dtype(Dtype::Float32)?,
-        )?;
+        // As f32, the type that powers of the betas are taken in; exact to 16 million steps.
+        let number = updates.as_dtype(Dtype::Float32)?;
+        let optimizer = &*self.optimizer;
+        let (wide, moments) = if self.options.skip_non_finite {
+            let apply = optim::apply_where;
+            apply(&finite, optimizer, &wide, &gradients, &moments, learning_rate, &number)?
+        } else {
+            optim::apply(optimizer, &wide, &gradients, &moments, learning_rate, &number)?
+        };
 
+        // A value that was kept is one of the dtype that it is rounded to, so it stays.
         let (mut rounding, key) = precision.rounding(&state.key)?;
-        let mut settle = |now: &Array, before: &Array| guard(&rounding.apply(now, before)?, before);
         let pairs = wide.iter().zip(parameters);
-        let parameters = pairs.map(|(now, before)| settle(now, before));
+        let parameters = pairs.map(|(now, before)| rounding.apply(now, before));
         let parameters = parameters.collect::<Result<Vec<_>>>()?;
         let pairs = moments.arrays().zip(state.optimizer.arrays());
-        let moments = pairs.map(|(now, before)| settle(now, before)).collect::<Result<Vec<_>>>()?;
+        let moments = pairs.map(|(now, before)| rounding.apply(now, before));
+        let moments = moments.collect::<Result<Vec<_>>>()?;
 
         let mut averages = Vec::with_capacity(state.ema.len());
         if let Some(decay) = self.options.ema_decay {
-            let share = ema_share(decay, &updates)?;
+            let share = guard(&ema_share(decay, &updates)?, &Array::from_f32(0.0))?;
             for (average, parameter) in state.ema.iter().zip(&parameters) {
                 let difference = parameter.as_dtype(Dtype::Float32)?.subtract(average)?;
-                averages.push(guard(&average.add(difference.multiply(&share)?)?, average)?);
+                averages.push(average.add(difference.multiply(&share)?)?);
             }
         }
         let state = Carried {
@@ -107,8 +112,8 @@ impl<M: ?Sized> Program<'_, M> {
         let report = Report {
             loss: mean.loss.clone(),
             grad_norm: norms.total,
-            grad_norms: norms.per_parameter,
             finite,
+            squared_grad_norms: norms.squares,
         };
         Ok(Update { parameters, state, report, skips: self.options.skip_non_finite })
     }
