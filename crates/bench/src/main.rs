@@ -9,6 +9,7 @@
 
 mod by_hand;
 mod checkpoint;
+mod estimate;
 mod loader;
 mod loss;
 mod record;
@@ -53,6 +54,8 @@ enum Name {
     Checkpoint,
     /// The loss of an output layer in chunks against whole logits
     Loss,
+    /// The estimate of a step's memory against what MLX then holds
+    Estimate,
 }
 
 fn main() -> Result<()> {
@@ -64,6 +67,7 @@ fn main() -> Result<()> {
             Name::Loader => loader::run(&options)?,
             Name::Checkpoint => checkpoint::run(&options)?,
             Name::Loss => loss::run(&options, &loss)?,
+            Name::Estimate => estimate::run(&options)?,
         }
     }
     Ok(())

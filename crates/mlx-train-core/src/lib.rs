@@ -40,6 +40,8 @@ pub mod store;
 
 pub mod train;
 
+pub mod estimate;
+
 pub mod chart;
 
 #[doc(hidden)]

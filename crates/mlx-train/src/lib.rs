@@ -73,7 +73,7 @@
 //! | [`models`] | the reference models `mlp` and `transformer` |
 //! | [`cli`] | the command line |
 //! | [`error`], [`ffi`], [`file`](mod@file), [`bytes`] | the one error; transforms of functions; whole files; amounts of memory |
-//! | [`graph`] | what a computation consists of, before it is computed |
+//! | [`graph`], [`estimate`] | what a computation consists of, and how much memory a step needs, before it is computed |
 //!
 //! Everything that can fail returns [`Result`], whose [`Error`] says the value, the place and the
 //! fix. The book in the repository's `docs` folder tells the rest.
@@ -98,7 +98,8 @@ pub use mlx_train_core::{
     Array, Error, ModuleParameters, Result, assert_dtype, assert_same_shape, assert_shape, bytes,
     chart, checkpoint,
     config::{self, ModelConfig},
-    data, error, ffi, file, generate, graph, loss, model, nn, optim, profile, register_model,
+    data, error, estimate, ffi, file, generate, graph, loss, model, nn, optim, profile,
+    register_model,
     registry::{self, ModelRegistry},
     rng, shape, store, train,
 };

@@ -116,6 +116,15 @@ pub(super) fn is_constant(array: &Array) -> Result<bool> {
     CONSTANTS.with_borrow(|nodes| nodes.as_ref().map_or(Ok(false), |nodes| nodes.contains(array)))
 }
 
+/// The names of the parts that run in `f`.
+pub(crate) fn parts_in<T>(f: impl FnOnce() -> Result<T>) -> Result<BTreeSet<&'static str>> {
+    // Parts are noted where some may be named.
+    let outer = SCOPE.replace(Scope::new(CheckpointPolicy::Selective(Vec::new())));
+    let result = catch_unwind(AssertUnwindSafe(f));
+    let scope = SCOPE.replace(outer);
+    result.unwrap_or_else(|panic| resume_unwind(panic)).map(|_| scope.parts)
+}
+
 /// Runs `f` as the inside of something that is checkpointed, now or when it runs again.
 pub(super) fn inside<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
     let was_inside = SCOPE.with_borrow_mut(|scope| replace(&mut scope.is_inside, true));
