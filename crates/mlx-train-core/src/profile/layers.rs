@@ -153,12 +153,13 @@ where
     let own = Parameters::all(model);
     let pass = PassGuard::new(repeats);
     model.training_mode(true);
-    let measured = rng::scope(&rng::key(0)?, || {
-        layer("model", model, &[], |model, _| {
-            let Loss { value, weight } = model.batch_loss(batch)?;
-            Ok(vec![value, weight])
-        })
-    });
+    let whole = |model: &mut M, _: &[Array]| {
+        let Loss { value, weight } = model.batch_loss(batch)?;
+        Ok(vec![value, weight])
+    };
+    let trained = Parameters::trained(model);
+    let mut whole = Marked { trained, module: &mut *model, f: whole };
+    let measured = rng::scope(&rng::key(0)?, || measure("model", &mut whole, &[]));
     own.put_into(model);
     measured?;
     let layers = PASS.take().unwrap_or_default().finish();
@@ -170,18 +171,30 @@ where
 ///
 /// `f` gives the same for the same parameters of `module` and the same inputs: it may run several times.
 ///
+/// ```
+/// # use mlx_train_core::{Array, nn::Linear, profile::layer};
+/// use mlx_rs::module::Module;
+/// # let mut head = Linear::new(4, 16)?;
+/// # let x = mlx_rs::ops::ones::<f32>(&[2, 4])?;
+/// let logits = layer("head", &mut head, &[x], |head, x| Ok(head.forward(&x[0])?))?;
+/// # assert_eq!(logits.shape(), [2, 16]);
+/// # Ok::<(), mlx_train_core::Error>(())
+/// ```
+///
 /// # Errors
 /// What `f` returns; in a pass that measures, when MLX fails.
-pub fn layer<M, F>(name: &str, module: &mut M, inputs: &[Array], mut f: F) -> Result<Vec<Array>>
+pub fn layer<M, F>(name: &str, module: &mut M, inputs: &[Array], mut f: F) -> Result<Array>
 where
     M: ModuleParameters + ?Sized,
-    F: FnMut(&mut M, &[Array]) -> Result<Vec<Array>>,
+    F: FnMut(&mut M, &[Array]) -> Result<Array>,
 {
     if !is_measuring() {
         return f(module, inputs);
     }
     let trained = Parameters::trained(module);
-    measure(name, &mut Marked { trained, module, f }, inputs)
+    let f = |module: &mut M, inputs: &[Array]| Ok(vec![f(module, inputs)?]);
+    let mut outputs = measure(name, &mut Marked { trained, module, f }, inputs)?;
+    Ok(outputs.swap_remove(0))
 }
 
 /// Whether layers are to be handed to [`measure`].
@@ -358,7 +371,7 @@ fn floats(arrays: Vec<Array>) -> Vec<Array> {
     arrays.into_iter().filter(is_float).collect()
 }
 
-/// A module with the function that [`layer`] was given.
+/// A module with its function.
 struct Marked<'m, M: ?Sized, F> {
     trained: Parameters,
     module: &'m mut M,

@@ -49,13 +49,13 @@ impl BaseModel for Marked {
         self.num_calls.value = self.num_calls.value.add(Array::from_f32(1.0))?;
         let dropout = &mut self.dropout;
         let small = layer("small", &mut self.small, from_ref(x), |small, x| {
-            Ok(vec![tanh(small.forward(&x[0])?)?])
+            Ok(tanh(small.forward(&x[0])?)?)
         })?;
-        let large = layer("large", &mut self.large, &small, |large, x| {
-            let wide = layer("inside", large, x, |large, x| Ok(vec![large.forward(&x[0])?]))?;
-            Ok(vec![dropout.forward(&wide[0])?])
+        let large = layer("large", &mut self.large, &[small], |large, x| {
+            let wide = layer("inside", large, x, |large, x| Ok(large.forward(&x[0])?))?;
+            dropout.forward(&wide)
         })?;
-        Ok(large[0].mean_axis(-1, true)?)
+        Ok(large.mean_axis(-1, true)?)
     }
 
     fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {

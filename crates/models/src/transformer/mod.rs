@@ -43,6 +43,7 @@ use mlx_train_core::{
     loss::{CrossEntropy, cross_entropy, linear_cross_entropy},
     model::{BaseModel, FromConfig, Loss},
     nn::{Dropout, Embedding, KvCache, Linear, RmsNorm, Stack},
+    profile::layer,
 };
 use mlx_train_derive::{ModuleParameters, register_model};
 use std::slice::from_ref;
@@ -92,7 +93,9 @@ impl Transformer {
         mask: Option<&Array>,
     ) -> Result<Array> {
         self.check_room(tokens, cache.as_ref().map_or(0, |cache| cache.offset()))?;
-        let embedded = self.model.embed_tokens.forward(tokens)?; // (B, T, C)
+        let embed = |embedding: &mut Embedding, x: &[Array]| embedding.forward(&x[0]);
+        let embedded =
+            layer("embed_tokens", &mut self.model.embed_tokens, from_ref(tokens), embed)?; // (B, T, C)
         let x = self.model.dropout.forward(&embedded)?;
         let layers = &mut self.model.layers;
         let x = match cache {
@@ -109,9 +112,12 @@ impl Transformer {
 
     /// The logits `(..., V)` of states `(..., C)`.
     fn logits_of(&mut self, hidden: &Array) -> Result<Array> {
+        let hidden = from_ref(hidden);
         match &mut self.lm_head {
-            Some(lm_head) => Ok(lm_head.forward(hidden)?),
-            None => self.model.embed_tokens.as_linear(hidden),
+            Some(lm_head) => layer("lm_head", lm_head, hidden, |it, x| Ok(it.forward(&x[0])?)),
+            None => {
+                layer("lm_head", &mut self.model.embed_tokens, hidden, |it, x| it.as_linear(&x[0]))
+            }
         }
     }
 
@@ -126,6 +132,24 @@ impl Transformer {
         assert_shape!(segments, [{ batch }, { tokens }]);
         let mask = attention::mask_within(segments)?;
         self.hidden(x, None, Some(&mask))
+    }
+
+    /// The loss of states `(B, T, C)`, whose logits never exist as a whole.
+    fn fused_loss(&mut self, hidden: Array, targets: &Array) -> Result<Loss> {
+        let (options, hidden) = (self.cross_entropy(), [hidden]);
+        let mut weight = Array::from_f32(0.0);
+        let mut loss = |head: &Array, hidden: &[Array]| {
+            let loss = linear_cross_entropy(&hidden[0], head, targets, &options, None)?;
+            weight = loss.weight;
+            Ok(loss.value)
+        };
+        let value = if let Some(head) = &mut self.lm_head {
+            layer("lm_head + loss", head, &hidden, |head, x| loss(&head.weight, x))
+        } else {
+            let embedding = &mut self.model.embed_tokens;
+            layer("lm_head + loss", embedding, &hidden, |embedding, x| loss(&embedding.weight, x))
+        };
+        Ok(Loss::new(value?, weight))
     }
 
     /// How the loss treats targets and logits.
@@ -190,11 +214,7 @@ impl BaseModel for Transformer {
             return Ok(self.loss_and_outputs(batch)?.0);
         }
         let hidden = self.hidden_of(batch)?;
-        let weight = match &self.lm_head {
-            Some(lm_head) => &lm_head.weight,
-            None => &self.model.embed_tokens.weight,
-        };
-        linear_cross_entropy(&hidden, weight, &batch.y, &self.cross_entropy(), None)
+        self.fused_loss(hidden, &batch.y)
     }
 
     /// As [`BaseModel::batch_loss`], with whole logits `(B, T, V)`, whatever `fused_loss` says.
