@@ -3,6 +3,8 @@
 
 #[path = "cli/checkpoint.rs"]
 mod checkpoint;
+#[path = "cli/lora.rs"]
+mod lora;
 #[path = "cli/memory.rs"]
 mod memory;
 #[path = "cli/profile.rs"]

@@ -1,14 +1,19 @@
 //! Gradients of one call: value and gradient, vector-Jacobian and Jacobian-vector products.
 
-use super::{call::call, closure::Closure, graph::depends, vector::Vector};
+use super::{
+    call::call,
+    closure::Closure,
+    graph::{Nodes, depends, graph_text},
+    vector::Vector,
+};
 use crate::{Array, Error, Result};
 use mlx_rs::{Dtype, stop_gradient};
 use mlx_sys::mlx_closure_value_and_grad;
-use std::cell::{Cell, RefCell};
+use std::{cell::RefCell, slice::from_ref};
 
 thread_local! {
-    /// How many functions that are being differentiated run on this thread, one inside of another.
-    static DEPTH: Cell<usize> = const { Cell::new(0) };
+    /// What the functions that run on this thread, one inside of another, are differentiated by.
+    static DIFFERENTIATED: RefCell<Vec<Vec<Array>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Whether a function that [`value_and_grad`] or [`vjp`] differentiates runs on this thread now.
@@ -16,19 +21,40 @@ thread_local! {
 /// A function with a gradient of its own ([`custom_vjp`](super::custom_vjp())) asks it to decide whether
 /// it computes that gradient along with its value. Transformations of other libraries are not seen.
 pub fn is_differentiating() -> bool {
-    DEPTH.get() > 0
+    DIFFERENTIATED.with_borrow(|functions| !functions.is_empty())
 }
 
-/// Runs a function that is differentiated.
-fn differentiated<T>(f: impl FnOnce() -> T) -> T {
-    /// Counts down also where `f` panics.
+/// Whether an array is computed from anything that the functions which run now are differentiated by.
+///
+/// What is not needs no gradient: a frozen weight, say, however it is cast before it is used. The question
+/// takes as long as the graph behind the array is large.
+///
+/// # Errors
+/// When MLX fails.
+pub fn needs_gradient(array: &Array) -> Result<bool> {
+    // MLX's own names are capital letters.
+    const NAME: &str = "differentiated";
+    let by: Vec<Array> = DIFFERENTIATED.with_borrow(|functions| functions.concat());
+    if by.is_empty() {
+        return Ok(false);
+    }
+    if Nodes::of(&by)?.contains(array)? {
+        return Ok(true);
+    }
+    Ok(graph_text(from_ref(array), by.iter().map(|input| (input, NAME)))?.contains(NAME))
+}
+
+/// Runs a function that is differentiated by these of its inputs.
+fn differentiated<T>(by: impl Iterator<Item = Array>, f: impl FnOnce() -> T) -> T {
+    /// Forgets them also where `f` panics.
     struct Inside;
     impl Drop for Inside {
         fn drop(&mut self) {
-            DEPTH.set(DEPTH.get() - 1);
+            drop(DIFFERENTIATED.with_borrow_mut(Vec::pop));
         }
     }
-    DEPTH.set(DEPTH.get() + 1);
+    let by = by.collect();
+    DIFFERENTIATED.with_borrow_mut(|functions| functions.push(by));
     let _inside = Inside;
     f()
 }
@@ -64,7 +90,8 @@ where
     let sorted = sorted_argnums(argnums, inputs)?;
     let f = once_at_a_time(f);
     let closure = Closure::new(|inputs| {
-        let outputs = differentiated(|| f(inputs))?;
+        let by = sorted.iter().map(|&argnum| inputs[argnum as usize].clone());
+        let outputs = differentiated(by, || f(inputs))?;
         let Some(loss) = outputs.first() else {
             return Err(Error::message("value_and_grad: the function returned no loss"));
         };
@@ -116,7 +143,7 @@ where
     let f = once_at_a_time(f);
     let closure = Closure::new(|inputs| {
         let inputs = stop_integers(inputs)?;
-        let outputs = differentiated(|| f(&inputs))?;
+        let outputs = differentiated(inputs.iter().cloned(), || f(&inputs))?;
         check_same_shapes("vjp: cotangent", cotangents, "output", &outputs)?;
         keep_cotangents_in_place(outputs)
     })?;

@@ -31,7 +31,7 @@ pub use custom_vjp::{Backward, custom_vjp};
 pub use device::{DeviceInfo, device_info, has_cuda};
 pub use eval::{Evaluation, Noted, async_eval, eval, mark, without_evaluation};
 pub use file_map::FileMap;
-pub use grad::{is_differentiating, jvp, value_and_grad, vjp};
+pub use grad::{is_differentiating, jvp, needs_gradient, value_and_grad, vjp};
 pub(crate) use graph::Nodes;
 pub use graph::{branch, depends, graph_text, is_same_node};
 pub use metal::{MetalCapture, has_metal};

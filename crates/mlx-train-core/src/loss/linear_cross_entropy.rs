@@ -25,7 +25,7 @@ use super::{
     CrossEntropy, Loss, LossError,
     cross_entropy::{Classes, check_integer, masked_sum, mean_of_sum, nan_unless, nothing},
 };
-use crate::{Array, Result, ffi};
+use crate::{Array, Error, Result, ffi};
 use mlx_rs::{
     Dtype,
     ops::{addmm, concatenate, indexing::TryIndexOp, matmul, select, softmax_axis},
@@ -40,9 +40,9 @@ const NAME: &str = "linear_cross_entropy";
 /// the same options and the same answer to targets that are no class. Memory is needed for the logits of
 /// `chunk` tokens at a time, and for the gradients: `None` is [`chunk_size`].
 ///
-/// Logits have the dtype of `hidden` and `weight`, f32 if they differ. Sums are f32, also those over chunks that make
-/// the gradient of `weight`. Inside of [`ffi::value_and_grad`] the gradients are computed along with the
-/// value, elsewhere the value alone is. There is no second derivative.
+/// Logits have the dtype of `hidden` and `weight`, f32 if they differ. Sums are f32, also the one over chunks
+/// that is the gradient of `weight`. Inside of [`ffi::value_and_grad`] the gradients are computed along with the
+/// value, that of `weight` unless it is frozen; elsewhere the value alone is. There is no second derivative.
 ///
 /// With tied weights, give the embedding's: MLX adds this gradient to that of the look-up.
 ///
@@ -103,6 +103,8 @@ struct OutputLayer {
     /// 1 for each target that counts and is a class, else 0: f32 `(N, 1)`.
     counted: Array,
     options: CrossEntropy,
+    /// `weight`, where it needs no gradient.
+    frozen: Option<Array>,
     /// How many tokens a chunk has, the last one but at most.
     chunk: i32,
 }
@@ -141,36 +143,41 @@ impl OutputLayer {
             None => classes.is_class.clone(),
         };
         let counted = counted.as_dtype(Dtype::Float32)?;
-        Ok(Self { classes, counted, options, chunk })
+        Ok(Self { classes, counted, options, frozen: None, chunk })
     }
 
     /// The sum `()` of the losses of the targets that count, f32.
-    fn sum(self, hidden: &Array, weight: &Array) -> Result<Array> {
+    fn sum(mut self, hidden: &Array, weight: &Array) -> Result<Array> {
         // MLX computes every output of a function with its own gradient, so that gradients which are
         // not wanted must not be among them.
         let along = ffi::is_differentiating();
+        let mut inputs = vec![hidden.clone()];
+        // Where others differentiate, what they differentiate by is not known.
+        if along && !ffi::needs_gradient(weight)? {
+            self.frozen = Some(weight.clone());
+        } else {
+            inputs.push(weight.clone());
+        }
         let later = self.clone();
-        let forward = move |inputs: &[Array]| match inputs {
-            [hidden, weight] => self.run(hidden, weight, along),
-            _ => Ok(Vec::new()),
-        };
+        let forward = move |inputs: &[Array]| self.run(inputs, along);
         let backward = move |pass: ffi::Backward<'_>| {
-            let [hidden, weight] = pass.inputs else { return Ok(Vec::new()) };
             let outputs =
-                if along { pass.outputs.to_vec() } else { later.run(hidden, weight, true)? };
+                if along { pass.outputs.to_vec() } else { later.run(pass.inputs, true)? };
             let gradients = outputs.iter().skip(1).zip(pass.inputs);
             let scaled = gradients.map(|(gradient, input)| {
                 Ok(gradient.multiply(&pass.cotangents[0])?.as_dtype(input.dtype())?)
             });
             scaled.collect()
         };
-        let outputs = ffi::custom_vjp(forward, backward, &[hidden.clone(), weight.clone()])?;
-        Ok(outputs[0].clone())
+        Ok(ffi::custom_vjp(forward, backward, &inputs)?.swap_remove(0))
     }
 
-    /// The sum `()` of the losses, and its gradients for `hidden` `(N, C)` and `weight` `(V, C)` where
-    /// they are asked for.
-    fn run(&self, hidden: &Array, weight: &Array, with_gradients: bool) -> Result<Vec<Array>> {
+    /// The sum `()` of the losses, and where they are asked for its gradients for the inputs: `hidden` `(N, C)`,
+    /// and `weight` `(V, C)` unless it is frozen.
+    fn run(&self, inputs: &[Array], with_gradients: bool) -> Result<Vec<Array>> {
+        let (([hidden, weight], None) | ([hidden], Some(weight))) = (inputs, &self.frozen) else {
+            return Err(Error::message("MLX lost an input of the loss of an output layer"));
+        };
         let num_tokens = hidden.dim(0);
         let mean_weight = self.mean_weight(weight)?;
         let mut done = Done::default();
@@ -186,14 +193,15 @@ impl OutputLayer {
                 chunk.add_gradients(&mut done, scores, &rows[0], weight, mean_weight.as_ref())?;
             }
         }
-        let sum = masked_sum(&concatenate(&done.each, 0)?, self.classes.mask.as_ref())?;
-        match done.weight {
-            Some(d_weight) => {
-                let d_weight = self.smoothed(d_weight, hidden)?;
-                Ok(vec![sum, concatenate(&done.hidden, 0)?, d_weight])
-            }
-            None => Ok(vec![sum]),
+        let each = concatenate(&done.each, 0)?;
+        let mut outputs = vec![masked_sum(&each, self.classes.mask.as_ref())?];
+        if with_gradients {
+            outputs.push(concatenate(&done.hidden, 0)?);
         }
+        if let Some(d_weight) = done.weight {
+            outputs.push(self.smoothed(d_weight, hidden)?);
+        }
+        Ok(outputs)
     }
 
     /// That of some of the tokens.
@@ -253,6 +261,9 @@ impl OutputLayer {
             d_hidden = d_hidden.subtract(spread)?;
         }
         done.hidden.push(d_hidden.as_dtype(dtype)?);
+        if self.frozen.is_some() {
+            return Ok(());
+        }
 
         let scaled = hidden.multiply(scale)?.as_dtype(dtype)?;
         let d_logits = d_logits.transpose()?; // (V, n)
@@ -335,7 +346,7 @@ fn check(hidden: &Array, weight: &Array, targets: &Array) -> Result<[i32; 2]> {
     Ok([num_classes, columns])
 }
 
-fn misfit(hidden: &Array, weight: &Array) -> crate::Error {
+fn misfit(hidden: &Array, weight: &Array) -> Error {
     let (hidden, weight) = (hidden.shape().to_vec(), weight.shape().to_vec());
     LossError::OutputLayer { name: NAME, hidden, weight }.into()
 }

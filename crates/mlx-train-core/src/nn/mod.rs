@@ -5,7 +5,7 @@
 //! | [`Dropout`] | its masks come from global state, its f32 scale promotes bf16 |
 //! | [`Embedding`] | it panics on token ids that are not integers, and ids out of range corrupt memory |
 //! | [`gelu`], [`silu`], … | they compile at each call (with g++ on a CPU), and gelu promotes bf16 |
-//! | [`Stack`], [`KvCache`], [`init`] | it has none |
+//! | [`Stack`], [`KvCache`], [`LoraLinear`], [`init`] | it has none |
 //!
 //! Its `Linear`, `RmsNorm`, `LayerNorm` and `Rope` agree with Python MLX and are re-exported.
 
@@ -15,6 +15,7 @@ mod embedding;
 mod error;
 pub mod init;
 mod kv_cache;
+pub(crate) mod lora;
 mod stack;
 
 pub use activation::{gelu, gelu_approximate, relu, silu};
@@ -22,6 +23,7 @@ pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use error::NnError;
 pub use kv_cache::{KvCache, LayerCache};
+pub use lora::{LoraConfig, LoraLinear};
 pub use mlx_rs::nn::{
     LayerNorm, LayerNormBuilder, Linear, LinearBuilder, RmsNorm, RmsNormBuilder, Rope, RopeBuilder,
 };

@@ -28,4 +28,4 @@ pub use checkpoint::{
 };
 pub(crate) use error::lines as mismatch_lines;
 pub use error::{Mismatch, StoreError};
-pub use weights::{LoadOptions, Rename, load_weights, save_weights};
+pub use weights::{IsOptional, LoadOptions, Rename, load_weights, save_weights};

@@ -43,6 +43,9 @@ pub struct LoadOptions<'a> {
     pub cast: bool,
     /// Maps names of another tool to the model's.
     pub rename: Option<&'a Rename<'a>>,
+    /// Says of a parameter that the file does not hold whether it stays as it is, such as a fresh adapter;
+    /// without this, each is an error.
+    pub optional: Option<&'a IsOptional<'a>>,
     /// Replaces each parameter as soon as it is read, so that old and new weights are never in
     /// memory together. What can be checked is checked before the first one; if the disk fails in
     /// between, [`StoreError::Mixture`] says so.
@@ -51,6 +54,9 @@ pub struct LoadOptions<'a> {
 
 /// Gives the parameter's name for a name in the file, or `None` to leave that array out.
 pub type Rename<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+/// Whether the parameter of a name may be missing.
+pub type IsOptional<'a> = dyn Fn(&str) -> bool + 'a;
 
 /// Loads every parameter of a model from safetensors, or changes nothing.
 ///
@@ -162,7 +168,8 @@ fn match_names(
             problems.push((name.clone(), Mismatch::Twice { name }));
         }
     }
-    for name in parameters.keys().filter(|&name| !sources.contains_key(&**name)) {
+    let stays = |name: &str| options.optional.is_some_and(|is_optional| is_optional(name));
+    for name in parameters.keys().filter(|name| !sources.contains_key(&***name) && !stays(name)) {
         problems.push((name.to_string(), Mismatch::Missing { name: name.to_string() }));
     }
     if problems.is_empty() {

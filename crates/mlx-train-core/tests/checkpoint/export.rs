@@ -130,6 +130,41 @@ fn an_export_holds_the_weights_in_the_dtype_that_was_asked_for() {
     }
 }
 
+/// Beside a weight of twos an adapter `B A = [[3, 6, 9], [-1, -2, -3]]`, at a scale of 4 / 1; averaged, of `B = 0`.
+fn with_adapter(config: Value) -> (tempfile::TempDir, Entry) {
+    let (folder, checkpoints) = new_run();
+    let weight = Array::from_slice(&[2.0_f32; 6], &[2, 3]);
+    let a = Array::from_slice(&[1.0_f32, 2.0, 3.0], &[1, 3]);
+    let (b, average) =
+        (Array::from_slice(&[3.0_f32, -1.0], &[2, 1]), Array::from_slice(&[0.0_f32; 2], &[2, 1]));
+    let taken = Snapshot::take(
+        1,
+        [("linear.weight", &weight), ("linear.lora_a", &a), ("linear.lora_b", &b)],
+        [("ema.linear.lora_a", &a), ("ema.linear.lora_b", &average)],
+    );
+    let mut saver = Saver::new(checkpoints.clone(), &sharded()).unwrap();
+    save(&mut saver, Snapshot { config, ..taken.unwrap() }).result.unwrap();
+    let entry = Entry::open(step_path(&checkpoints, 1)).unwrap();
+    (folder, entry)
+}
+
+#[test]
+fn adapters_are_exported_as_part_of_the_weights_beside_them() {
+    let lora = json!({ "rank": 1, "alpha": 4.0 });
+    let (folder, entry) = with_adapter(json!({ "model": { "name": "mlp", "lora": lora } }));
+    for (averaged, expected) in [(false, [14.0, 26.0, 38.0, -2.0, -6.0, -10.0]), (true, [2.0; 6])] {
+        let out = folder.path().join(averaged.to_string());
+        let exported = entry.export(&out, ExportOptions { averaged, dtype: None }).unwrap();
+        assert_eq!(ArraySet::open(&out).unwrap().names(), ["linear.weight"]);
+        assert_eq!(load(&out, false).unwrap(), expected);
+        let config: Value = serde_json::from_slice(&fs::read(exported.config).unwrap()).unwrap();
+        assert_eq!((exported.num_arrays, &config["lora"]), (1, &Value::Null));
+    }
+    let (folder, entry) = with_adapter(json!({ "model": { "name": "mlp" } }));
+    let refused = entry.export(folder.path().join("out"), ExportOptions::default()).unwrap_err();
+    assert!(refused.to_string().contains("no section `lora`"), "{refused}");
+}
+
 fn load_cast(path: &Path) -> Vec<f32> {
     let mut model = model();
     let options = LoadOptions { cast: true, rename: Some(&rename), ..LoadOptions::default() };

@@ -173,6 +173,35 @@ fn gradients_are_right_wherever_they_are_taken() -> Result<()> {
 }
 
 #[test]
+fn what_is_not_differentiated_by_gets_no_gradient_and_changes_no_other() -> Result<()> {
+    let case = Case::new([7, 4, 5], &[0, 4, -100, 2, 2, 3, 1]);
+    let [expected, d_hidden, d_weight] = case.fused(&ALL, 3)?;
+    let loss = |hidden: &Array, weight: &Array| -> Result<Vec<Array>> {
+        Ok(vec![linear_cross_entropy(hidden, weight, &case.targets, &ALL, Some(3))?.value])
+    };
+    let (values, grads) = ffi::value_and_grad(
+        |x| {
+            assert!(ffi::needs_gradient(&x[0].square()?)? && !ffi::needs_gradient(&case.weight)?);
+            loss(&x[0], &case.weight)
+        },
+        std::slice::from_ref(&case.hidden),
+        &[0],
+    )?;
+    assert_close("value", &values[0], &expected, 0.0, 0.0);
+    assert_close("hidden", &grads[0], &d_hidden, 0.0, 0.0);
+    // Computed from what is differentiated by, it is not frozen, whatever is between.
+    let two = Array::from_f32(2.0);
+    let (_, grads) = ffi::value_and_grad(
+        |x| loss(&case.hidden, &x[0].add(&x[0])?.divide(&two)?),
+        std::slice::from_ref(&case.weight),
+        &[0],
+    )?;
+    assert_close("weight", &grads[0], &d_weight, 1e-6, 1e-8);
+    assert!(!ffi::is_differentiating() && !ffi::needs_gradient(&case.weight)?);
+    Ok(())
+}
+
+#[test]
 fn a_multiple_of_the_loss_has_the_multiple_of_its_gradients() -> Result<()> {
     let case = Case::round([5, 3, 4]);
     let [_, d_hidden, d_weight] = case.fused(&PLAIN, 2)?;
@@ -348,9 +377,22 @@ fn logits_and_what_is_not_asked_for_never_take_memory() -> Result<()> {
         let Case { hidden, weight, targets } = &case;
         Ok(vec![linear_cross_entropy(hidden, weight, targets, &PLAIN, Some(16))?.value])
     })?;
-    // Measured 98, 11.3 and 4.0 MiB on a CPU, where MLX schedules some chunks ahead of the computation.
+    // Measured 98, 11.3 and 4.0 MiB, and 5.8 with a frozen layer, on a CPU, where MLX schedules some chunks ahead of the computation.
     assert!(plain > 90 << 20 && fused * 4 < plain, "{fused} of {plain}");
-    // The gradient of the layer alone is 2 MiB, twice while a chunk is added.
+    // The gradient of the layer alone is 2 MiB, and one that is frozen has none.
+    let half = case.weight.as_dtype(Dtype::Bfloat16)?;
+    ffi::eval([&half])?;
+    let frozen = peak(&|| {
+        let loss = |x: &[Array]| {
+            let weight = half.as_dtype(Dtype::Float32)?;
+            Ok(vec![linear_cross_entropy(&x[0], &weight, &case.targets, &PLAIN, Some(16))?.value])
+        };
+        Ok(ffi::value_and_grad(loss, std::slice::from_ref(&case.hidden), &[0])?.1)
+    })?;
+    assert!(
+        frozen * 3 < fused * 2,
+        "{frozen} with a frozen layer, {fused} with one that is trained"
+    );
     assert!(value * 2 < fused, "{value} for the value alone, {fused} with gradients");
     Ok(())
 }

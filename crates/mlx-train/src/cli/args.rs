@@ -16,6 +16,7 @@ pub(super) fn command(program: &str) -> clap::Command {
             train.after_help(examples(&[
                 "train --model transformer --set model.preset=tiny --set data.path=book.txt",
                 "train --config train.toml --output runs/first",
+                "train --config train.toml --weights runs/first --set model.lora.rank=8",
                 "train --resume runs/first",
                 "train --resume runs/first --set train.learning_rate=1e-4 --allow train.learning_rate",
             ]))
@@ -237,6 +238,10 @@ pub(super) struct TrainArgs {
     /// Replace an earlier run in the same folder, with its checkpoints
     #[arg(long)]
     pub(super) force: bool,
+    /// Start from these weights: a safetensors file, a folder from Hugging Face, a run or a checkpoint;
+    /// adapters (model.lora) start afresh where there are none
+    #[arg(long, value_name = "PATH", conflicts_with = "resume")]
+    pub(super) weights: Option<PathBuf>,
     /// Go on with a run from its latest checkpoint, or from the checkpoint that is named; `latest`, or
     /// nothing, is the run in --output or else the one below runs/ that saved last
     #[arg(
@@ -290,7 +295,7 @@ pub(super) struct MemoryArgs {
     /// How many operations a command buffer or CUDA graph has
     #[arg(long, value_name = "N")]
     max_ops_per_buffer: Option<u32>,
-    /// How much it reads, in 2^20 elements; less saves memory and costs time
+    /// How many MiB of inputs it has; fewer save memory and cost time
     #[arg(long, value_name = "N")]
     max_mb_per_buffer: Option<u32>,
 }

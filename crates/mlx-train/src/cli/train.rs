@@ -15,10 +15,11 @@ use crate::{
     ffi::MetalCapture,
     mlx_rs::{memory::memory_limit, module::ModuleParamRef},
     model::BaseModel,
-    profile::{Bytes, Memory, TransformerFlops},
+    nn::LoraLinear,
+    profile::{Bytes, Memory, MlxEnvironment, TransformerFlops},
     rng,
     run::{RunFolder, RunRecorder},
-    store::{Checkpoints, save_weights},
+    store::{Checkpoints, LoadOptions, load_weights, save_weights},
     summary::Summary,
     train::{
         Event, Outcome, ProfileOptions, Resume, RunDescription, StopReason, TrainError, Trained,
@@ -33,13 +34,15 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// The settings of the run.
+/// What MLX is to see in the environment, which is chosen before the run begins.
 ///
 /// # Errors
-/// When they are refused, or there is no run to go on with.
-pub(super) fn settings(args: &TrainArgs) -> Result<Settings> {
+/// As the run itself, for settings that are refused.
+pub(super) fn environment(args: &TrainArgs) -> Result<MlxEnvironment> {
     let origin = Origin::of(args)?;
-    Settings::resolve(&source(args, origin.as_ref()))
+    let settings = Settings::resolve(&source(args, origin.as_ref()))?;
+    let metal_capture = args.metal_capture.is_some();
+    Ok(MlxEnvironment { metal_capture, ..MlxEnvironment::of(&settings.train.memory) })
 }
 
 pub(super) fn run(args: &TrainArgs, out: &mut impl Write) -> Result<(), Failure> {
@@ -78,6 +81,9 @@ impl Run {
         let settings = Settings::resolve(&source(args, origin.as_ref()))?;
         let data = settings.data.load()?;
         let mut model = rng::scope(&rng::key(settings.train.seed)?, || settings.model.build())?;
+        if let Some(path) = &args.weights {
+            start_from(model.as_mut(), path)?;
+        }
         check_language_model(&settings, &data, model.as_mut())?;
         check_memory(model.as_ref())?;
         check_data(&settings, &data, model.as_mut())?;
@@ -201,6 +207,19 @@ fn stopped(step: u64, unsaved: Option<u64>, folder: &RunFolder) -> Result<String
         )));
     }
     Ok(format!("Stopped after step {step} and saved it\n\nGo on with:\n  {command}"))
+}
+
+/// Loads weights of any float dtype, which need not hold the adapters of the model.
+fn start_from(model: &mut dyn BaseModel, path: &Path) -> Result<()> {
+    // Llama's older files hold wavelengths, which are computed here.
+    let rename = |name: &str| (!name.ends_with("rotary_emb.inv_freq")).then(|| name.to_owned());
+    let options = LoadOptions {
+        cast: true,
+        rename: Some(&rename),
+        optional: Some(&LoraLinear::is_adapter),
+        one_by_one: true,
+    };
+    load_weights(model, path, &options)
 }
 
 /// Where the settings come from: a run that goes on has those of its checkpoint.

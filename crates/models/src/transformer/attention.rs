@@ -12,12 +12,11 @@ use mlx_rs::{
         ScaledDotProductAttentionMask::{self, Causal},
         rope, scaled_dot_product_attention,
     },
-    module::Module,
     ops::arange,
 };
 use mlx_train_core::{
     Result, assert_shape,
-    nn::{LayerCache, Linear},
+    nn::{LayerCache, LoraLinear},
 };
 use mlx_train_derive::ModuleParameters;
 
@@ -25,13 +24,13 @@ use mlx_train_derive::ModuleParameters;
 #[derive(Debug, Clone, ModuleParameters)]
 pub struct Attention {
     #[param]
-    q_proj: Linear,
+    q_proj: LoraLinear,
     #[param]
-    k_proj: Linear,
+    k_proj: LoraLinear,
     #[param]
-    v_proj: Linear,
+    v_proj: LoraLinear,
     #[param]
-    o_proj: Linear,
+    o_proj: LoraLinear,
     hidden_size: i32,
     head_dim: i32,
     rope_theta: f32,
@@ -46,10 +45,10 @@ impl Attention {
         let head_dim = config.head_dim()?;
         let (hidden_size, kv_size) = (config.hidden_size, config.num_kv_heads()? * head_dim);
         Ok(Self {
-            q_proj: init::linear(hidden_size, hidden_size)?,
-            k_proj: init::linear(hidden_size, kv_size)?,
-            v_proj: init::linear(hidden_size, kv_size)?,
-            o_proj: init::residual_linear(hidden_size, hidden_size, config.num_layers)?,
+            q_proj: init::linear(hidden_size, hidden_size)?.into(),
+            k_proj: init::linear(hidden_size, kv_size)?.into(),
+            v_proj: init::linear(hidden_size, kv_size)?.into(),
+            o_proj: init::residual_linear(hidden_size, hidden_size, config.num_layers)?.into(),
             hidden_size,
             head_dim,
             rope_theta: config.rope_theta,
@@ -87,7 +86,13 @@ impl Attention {
         let mask = mask.map_or(Causal, ScaledDotProductAttentionMask::Array);
         let mixed = scaled_dot_product_attention(q, k, v, scale, mask, None)?;
         let mixed = mixed.transpose_axes(&[0, 2, 1, 3])?.reshape(x.shape())?; // (B, T, C)
-        Ok(self.o_proj.forward(&mixed)?)
+        self.o_proj.forward(&mixed)
+    }
+
+    /// The projections by name.
+    pub(super) fn projections(&mut self) -> [(&'static str, &mut LoraLinear); 4] {
+        let Self { q_proj, k_proj, v_proj, o_proj, .. } = self;
+        [("q_proj", q_proj), ("k_proj", k_proj), ("v_proj", v_proj), ("o_proj", o_proj)]
     }
 }
 

@@ -8,7 +8,7 @@ use mlx_rs::{Array, module::Module};
 use mlx_train_core::{
     Result, assert_shape,
     checkpoint::part,
-    nn::{Dropout, LayerCache, RmsNorm},
+    nn::{Dropout, LayerCache, LoraLinear, RmsNorm},
 };
 use mlx_train_derive::ModuleParameters;
 use std::{iter::once, slice::from_ref};
@@ -75,6 +75,11 @@ impl Block {
         let mixed: Array =
             part("mlp", parts, from_ref(&x), |(norm, mlp), x| mlp.forward(&norm.forward(&x[0])?))?;
         Ok(x.add(self.dropout.forward(&mixed)?)?)
+    }
+
+    /// The projections of both parts, by name.
+    pub(super) fn projections(&mut self) -> impl Iterator<Item = (&'static str, &mut LoraLinear)> {
+        self.self_attn.projections().into_iter().chain(self.mlp.projections())
     }
 
     /// The part `attention`. It is never checkpointed with a cache, which changes when it runs.

@@ -2,7 +2,7 @@
 
 use super::presets;
 use crate::check_weight;
-use mlx_train_core::{Error, Result};
+use mlx_train_core::{Error, Result, nn::LoraConfig};
 use mlx_train_derive::ModelConfig;
 
 /// Llama rounds the width of its feed-forward part up to a multiple of this.
@@ -56,7 +56,13 @@ pub struct TransformerConfig {
     pub label_smoothing: f32,
     /// Whether the loss is computed in chunks, so that the logits of a batch never exist at once; when unset, from 2^25 logits (128 MiB in f32) on.
     pub fused_loss: Option<bool>,
+    /// Trains small adapters beside these layers of each block, and nothing else; null trains all of the model.
+    pub lora: Option<LoraConfig>,
 }
+
+/// The layers of a block that may have an adapter.
+const ADAPTABLE: [&str; 7] =
+    ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 impl TransformerConfig {
     /// Width of one head, D.
@@ -136,7 +142,22 @@ impl TransformerConfig {
         let hidden = ("hidden_size", self.hidden_size);
         check_weight([("vocab_size", self.vocab_size), hidden])?;
         check_weight([("intermediate_size", intermediate_size), hidden])?;
-        check_weight([hidden, hidden])
+        check_weight([hidden, hidden])?;
+        self.lora.as_ref().map_or(Ok(()), check_adapters)
+    }
+}
+
+/// Refuses names of layers that there are not, and adapters of nothing.
+fn check_adapters(LoraConfig { targets, .. }: &LoraConfig) -> std::result::Result<(), String> {
+    let known = ADAPTABLE.join(", ");
+    if targets.is_empty() {
+        return Err(format!("lora.targets is empty, so nothing would train; name some of {known}"));
+    }
+    match targets.iter().find(|target| !ADAPTABLE.contains(&target.as_str())) {
+        Some(target) => {
+            Err(format!("lora.targets names `{target}`, which no block has; it has {known}"))
+        }
+        None => Ok(()),
     }
 }
 
@@ -166,6 +187,10 @@ mod tests {
         assert!(odd.contains("36 / 12 = 3 is odd"), "{odd}");
         let groups = refusal(TransformerConfig { num_kv_heads: Some(5), ..base.clone() });
         assert!(groups.contains("num_kv_heads = 5"), "{groups}");
+        for (targets, problem) in [(vec![], "is empty"), (vec!["k".to_owned()], "names `k`")] {
+            let lora = Some(LoraConfig { targets, ..Default::default() });
+            assert!(refusal(TransformerConfig { lora, ..base.clone() }).contains(problem));
+        }
         let huge = TransformerConfig { hidden_size: 2_000_000_000, num_heads: 1, ..base.clone() };
         assert!(refusal(huge).contains("2^31"));
         for (wide, size) in [

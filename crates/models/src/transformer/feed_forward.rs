@@ -4,10 +4,10 @@
 //! Shape letters as in the [module above](super).
 
 use super::{TransformerConfig, init};
-use mlx_rs::{Array, module::Module};
+use mlx_rs::Array;
 use mlx_train_core::{
     Result,
-    nn::{Linear, silu},
+    nn::{LoraLinear, silu},
 };
 use mlx_train_derive::ModuleParameters;
 
@@ -16,11 +16,11 @@ use mlx_train_derive::ModuleParameters;
 #[allow(clippy::struct_field_names)] // they are checkpoint keys
 pub struct FeedForward {
     #[param]
-    gate_proj: Linear,
+    gate_proj: LoraLinear,
     #[param]
-    up_proj: Linear,
+    up_proj: LoraLinear,
     #[param]
-    down_proj: Linear,
+    down_proj: LoraLinear,
 }
 
 impl FeedForward {
@@ -31,9 +31,10 @@ impl FeedForward {
     pub fn new(config: &TransformerConfig) -> Result<Self> {
         let (hidden_size, intermediate_size) = (config.hidden_size, config.intermediate_size()?);
         Ok(Self {
-            gate_proj: init::linear(hidden_size, intermediate_size)?,
-            up_proj: init::linear(hidden_size, intermediate_size)?,
-            down_proj: init::residual_linear(intermediate_size, hidden_size, config.num_layers)?,
+            gate_proj: init::linear(hidden_size, intermediate_size)?.into(),
+            up_proj: init::linear(hidden_size, intermediate_size)?.into(),
+            down_proj: init::residual_linear(intermediate_size, hidden_size, config.num_layers)?
+                .into(),
         })
     }
 
@@ -43,6 +44,12 @@ impl FeedForward {
     /// When `x` has another size than the weights, or MLX fails.
     pub fn forward(&mut self, x: &Array) -> Result<Array> {
         let gate = silu(&self.gate_proj.forward(x)?)?; // (B, T, F)
-        Ok(self.down_proj.forward(&gate.multiply(self.up_proj.forward(x)?)?)?)
+        self.down_proj.forward(&gate.multiply(self.up_proj.forward(x)?)?)
+    }
+
+    /// The projections by name.
+    pub(super) fn projections(&mut self) -> [(&'static str, &mut LoraLinear); 3] {
+        let Self { gate_proj, up_proj, down_proj } = self;
+        [("gate_proj", gate_proj), ("up_proj", up_proj), ("down_proj", down_proj)]
     }
 }

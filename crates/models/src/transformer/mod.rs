@@ -34,7 +34,10 @@ pub use block::Block;
 pub use config::TransformerConfig;
 pub use feed_forward::FeedForward;
 
-use mlx_rs::{Array, module::Module};
+use mlx_rs::{
+    Array,
+    module::{Module, ModuleParameters as _},
+};
 use mlx_train_core::{
     Error, Result, assert_shape,
     batch::{Batch, IGNORED_TARGET},
@@ -42,7 +45,7 @@ use mlx_train_core::{
     generate::LanguageModel,
     loss::{CrossEntropy, cross_entropy, linear_cross_entropy},
     model::{BaseModel, FromConfig, Loss},
-    nn::{Dropout, Embedding, KvCache, Linear, RmsNorm, Stack},
+    nn::{Dropout, Embedding, KvCache, Linear, LoraConfig, RmsNorm, Stack},
     profile::layer,
 };
 use mlx_train_derive::{ModuleParameters, register_model};
@@ -82,6 +85,31 @@ impl Transformer {
     /// The sizes and options that the model was built with.
     pub fn config(&self) -> &TransformerConfig {
         &self.config
+    }
+
+    /// Freezes the model, and puts fresh adapters beside the layers that `lora` names.
+    fn adapt(&mut self, lora: &LoraConfig) -> Result<()> {
+        self.freeze_parameters(true);
+        for (name, layer) in self.model.layers.iter_mut().flat_map(Block::projections) {
+            if lora.targets.iter().any(|target| target == name) {
+                layer.adapt(lora)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the adapters, if there are some, to the layers that they are beside: the model computes the same
+    /// and has the parameters of one that was built without `lora`, all of which are trained again.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn merge_adapters(&mut self) -> Result<()> {
+        for (_, layer) in self.model.layers.iter_mut().flat_map(Block::projections) {
+            layer.merge()?;
+        }
+        self.unfreeze_parameters(true);
+        self.config.lora = None;
+        Ok(())
     }
 
     /// Tokens `(B, T)` to the states `(B, T, C)` that logits are made of, after those that `cache` holds;
@@ -190,7 +218,11 @@ impl FromConfig for Transformer {
         let lm_head = (!config.tie_word_embeddings)
             .then(|| init::linear(config.hidden_size, config.vocab_size))
             .transpose()?;
-        Ok(Self { model, lm_head, config: config.clone() })
+        let mut model = Self { model, lm_head, config: config.clone() };
+        if let Some(lora) = &config.lora {
+            model.adapt(lora)?;
+        }
+        Ok(model)
     }
 }
 

@@ -7,7 +7,9 @@ use super::{
 };
 use crate::{
     Error, Result,
+    config::{Document, ModelConfig},
     file::{FileError, write_whole, write_whole_with},
+    nn::{LoraConfig, LoraLinear, lora::merged},
     store::{
         array_file::{for_each_part, mlx_dtype, mlx_shape},
         array_set::ArraySet,
@@ -17,7 +19,7 @@ use crate::{
 use mlx_rs::{Array, Dtype};
 use serde_json::{Map, Value, json};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -50,29 +52,72 @@ pub struct Exported {
 /// An array of the export, and where it comes from.
 struct Source {
     name: String,
-    /// Its name among the arrays of training, when it is an averaged one.
-    averaged: Option<String>,
+    from: Place,
+    /// Where the matrices A and B of its adapter are, if it has one.
+    adapter: Option<[Place; 2]>,
     dtype: Dtype,
     shape: Vec<i32>,
+}
+
+/// Which array of a checkpoint.
+#[derive(Clone)]
+enum Place {
+    Weights(String),
+    /// An averaged one.
+    Training(String),
+}
+
+/// The arrays of a checkpoint.
+struct Arrays {
+    weights: ArraySet,
+    training: ArraySet,
+}
+
+impl Arrays {
+    fn read(&mut self, place: &Place) -> Result<Array> {
+        match place {
+            Place::Weights(name) => self.weights.read(name),
+            Place::Training(name) => self.training.read(name),
+        }
+    }
+
+    /// The dtype and shape of an array, unless MLX cannot hold it.
+    fn kind(&self, place: &Place) -> Option<(Dtype, Vec<i32>)> {
+        let (set, name) = match place {
+            Place::Weights(name) => (&self.weights, name),
+            Place::Training(name) => (&self.training, name),
+        };
+        set.file_dtype(name).and_then(mlx_dtype).zip(set.shape(name).and_then(mlx_shape))
+    }
 }
 
 impl Entry {
     /// Writes `model.safetensors` and `config.json` into a folder, each whole or not at all.
     ///
-    /// Names and shapes are those of the model. One array at a time is in memory. The config is the
-    /// model's section of the run's, with `model_type` (its name in the registry) and
+    /// Names and shapes are those of the model. Adapters ([`LoraLinear`](crate::nn::LoraLinear)) are added to the weights that they are
+    /// beside, at the scale of the config's section `lora`, so that the result is a model without. One array at a
+    /// time is in memory. The config is the model's section of the run's, with `model_type` (its name in the registry) and
     /// `torch_dtype`, the keys that Hugging Face's tools look at first.
     ///
     /// # Errors
     /// [`CheckpointError::Damaged`] when the checkpoint is not whole;
-    /// [`CheckpointError::Unexportable`] when it has no averaged weights, or a value is beyond what
+    /// [`CheckpointError::Unexportable`] when it has no averaged weights, adapters without such a section, or a value beyond what
     /// `dtype` holds; [`FileError`] when the folder cannot be written; when MLX fails.
     pub fn export(&self, folder: impl AsRef<Path>, options: ExportOptions) -> Result<Exported> {
         let manifest = self.verify(Check::Hashes)?;
         let whole = Whole::open(&self.path, Some(&manifest.run_id))?;
-        let mut weights = whole.array_set("model").map_err(|error| whole.blame(error))?;
-        let mut training = whole.array_set("training").map_err(|error| whole.blame(error))?;
-        let sources = self.sources(&weights, &training, options)?;
+        let mut arrays = Arrays {
+            weights: whole.array_set("model").map_err(|error| whole.blame(error))?,
+            training: whole.array_set("training").map_err(|error| whole.blame(error))?,
+        };
+        let sources = self.sources(&arrays, options)?;
+        let run = whole.json(CONFIG)?;
+        let scale = lora_of(&run).map(|lora| lora.scale());
+        if scale.is_none() && sources.iter().any(|source| source.adapter.is_some()) {
+            return Err(self.unexportable(
+                "has adapters, and its config no section `lora` of the model that says their scale",
+            ));
+        }
 
         let folder = folder.as_ref();
         fs::create_dir_all(folder)
@@ -88,10 +133,10 @@ impl Entry {
             let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(FileError::write(&path));
             put(&layout.head)?;
             for source in layout.order.iter().map(|&index| &sources[index]) {
-                let array = match &source.averaged {
-                    Some(name) => training.read(name)?,
-                    None => weights.read(&source.name)?,
-                };
+                let mut array = arrays.read(&source.from)?;
+                if let (Some([a, b]), Some(scale)) = (&source.adapter, scale) {
+                    array = merged(&array, &arrays.read(a)?, &arrays.read(b)?, scale)?;
+                }
                 let array = self.converted(&array, source)?;
                 for_each_part(&array, |bytes| Ok(put(bytes)?))?;
             }
@@ -99,18 +144,14 @@ impl Entry {
         })?;
 
         let config = folder.join("config.json");
-        let content = config_of(&whole.json(CONFIG)?, &manifest, &sources, options);
+        let content = config_of(&run, &manifest, &sources, options);
         write_whole(&config, format!("{content:#}\n"))?;
         let num_bytes = (layout.head.len() + arrays_bytes) as u64;
         Ok(Exported { weights: path, config, num_arrays: sources.len(), num_bytes })
     }
 
-    fn sources(
-        &self,
-        weights: &ArraySet,
-        training: &ArraySet,
-        options: ExportOptions,
-    ) -> Result<Vec<Source>> {
+    fn sources(&self, arrays: &Arrays, options: ExportOptions) -> Result<Vec<Source>> {
+        let Arrays { weights, training } = arrays;
         let averaged: BTreeMap<String, String> = training
             .names()
             .into_iter()
@@ -122,21 +163,31 @@ impl Entry {
                  of the last step",
             ));
         }
-        let source = |name: String| {
-            // Parameters that do not train are not averaged.
-            let averaged = averaged.get(&name).filter(|_| options.averaged).cloned();
-            let (set, key) = averaged.as_ref().map_or((weights, &name), |key| (training, key));
-            let (dtype, shape) = set
-                .file_dtype(key)
-                .and_then(mlx_dtype)
-                .zip(set.shape(key).and_then(mlx_shape))
-                .ok_or_else(|| {
-                    self.unexportable(&format!("has an array `{name}` that MLX cannot hold"))
-                })?;
-            let dtype = options.dtype.filter(|_| dtype.is_float()).unwrap_or(dtype);
-            Ok(Source { name, averaged, dtype, shape })
+        // Parameters that do not train are not averaged.
+        let place = |name: String| match averaged.get(&name).filter(|_| options.averaged) {
+            Some(key) => Place::Training(key.clone()),
+            None => Place::Weights(name),
         };
-        weights.names().into_iter().map(source).collect()
+        let names: BTreeSet<String> = weights.names().into_iter().collect();
+        let source = |name: &String| {
+            let from = place(name.clone());
+            let (dtype, shape) = arrays.kind(&from).ok_or_else(|| {
+                self.unexportable(&format!("has an array `{name}` that MLX cannot hold"))
+            })?;
+            let dtype = options.dtype.filter(|_| dtype.is_float()).unwrap_or(dtype);
+            let adapter = name
+                .strip_suffix(".weight")
+                .map(|layer| ["lora_a", "lora_b"].map(|matrix| format!("{layer}.{matrix}")));
+            let adapter = adapter.filter(|adapter| adapter.iter().all(|name| names.contains(name)));
+            Ok(Source {
+                name: name.clone(),
+                from,
+                adapter: adapter.map(|it| it.map(place)),
+                dtype,
+                shape,
+            })
+        };
+        names.iter().filter(|name| !LoraLinear::is_adapter(name)).map(source).collect()
     }
 
     /// The array in the dtype of the export, unless that would turn a number into an infinity.
@@ -161,6 +212,17 @@ impl Entry {
     }
 }
 
+/// The adapters that a model was trained with.
+fn lora_of(run: &Value) -> Option<LoraConfig> {
+    let lora = model_of(run).get("lora").filter(|lora| lora.is_object())?;
+    LoraConfig::from_document(&Document::from_value(lora.clone())).ok()
+}
+
+/// The model's section, or all there is.
+fn model_of(run: &Value) -> &Value {
+    run.get("model").filter(|section| section.is_object()).unwrap_or(run)
+}
+
 /// The model's own settings, and what other tools ask first.
 fn config_of(
     run: &Value,
@@ -168,12 +230,16 @@ fn config_of(
     sources: &[Source],
     options: ExportOptions,
 ) -> Value {
-    let settings = run.get("model").filter(|section| section.is_object()).unwrap_or(run);
+    let settings = model_of(run);
     let mut config = Map::from_iter([("model_type".to_owned(), json!(manifest.model))]);
     if let Some(dtype) = sources.iter().find(|source| source.dtype.is_float()) {
         config.insert("torch_dtype".into(), json!(format!("{:?}", dtype.dtype).to_lowercase()));
     }
     config.extend(settings.as_object().cloned().unwrap_or_default());
+    // The adapters are part of the weights.
+    if let Some(lora) = config.get_mut("lora") {
+        *lora = Value::Null;
+    }
     let origin = json!({
         "run_id": manifest.run_id,
         "checkpoint": step_name(manifest.step),

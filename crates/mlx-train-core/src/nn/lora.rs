@@ -1,0 +1,138 @@
+//! Low-rank adapters: linear layers that stay as they are, with small ones beside them that are trained.
+//!
+//! Source: Hu et al., arXiv:2106.09685, section 4.1.
+
+use super::{Linear, init};
+use crate::{Array, Error, Result, config::ModelConfig};
+use mlx_rs::{
+    Dtype,
+    module::{ModuleParameters as _, Param},
+    ops::{addmm, matmul, zeros},
+};
+use mlx_train_derive::ModuleParameters;
+
+/// The size of adapters, and which layers get one.
+#[derive(Debug, Clone, PartialEq, ModelConfig)]
+pub struct LoraConfig {
+    /// How many directions an adapter has, each of which takes as many numbers as its layer has inputs and outputs.
+    #[config(default = 8, range = 1..)]
+    pub rank: i32,
+    /// What adapters add is multiplied by this over `rank`, so that another rank needs no other learning rate.
+    #[config(default = 16.0, range = 0.0..)]
+    pub alpha: f32,
+    /// The names of the layers that get one, such as `q_proj`.
+    #[config(default = vec!["q_proj".to_owned(), "v_proj".to_owned()])]
+    pub targets: Vec<String>,
+}
+
+impl LoraConfig {
+    /// What an adapter's output is multiplied by.
+    pub fn scale(&self) -> f32 {
+        self.alpha / self.rank.max(1) as f32
+    }
+}
+
+/// A linear layer that may have an adapter: `x Wᵀ + b + scale (x Aᵀ) Bᵀ`.
+///
+/// `weight` W `(out, in)` and `bias` `(out,)` have the names of a [`Linear`]'s, so weights that were saved without
+/// adapters fit. With an adapter they are frozen, and `lora_a` A `(rank, in)` and `lora_b` B
+/// `(out, rank)` are trained. B starts at zero: a fresh adapter changes nothing.
+///
+/// ```
+/// use mlx_rs::module::ModuleParameters;
+/// use mlx_train_core::{Array, nn::{Linear, LoraConfig, LoraLinear}};
+/// let mut layer = LoraLinear::from(Linear::new(64, 32)?);
+/// layer.adapt(&LoraConfig { rank: 4, ..LoraConfig::default() })?;
+/// let trained: usize = layer.trainable_parameters().flatten().values().map(|array| array.size()).sum();
+/// assert_eq!(trained, 4 * (64 + 32));
+/// layer.merge()?;
+/// assert_eq!(layer.num_parameters(), 2);
+/// # Ok::<(), mlx_train_core::Error>(())
+/// ```
+#[derive(Debug, Clone, ModuleParameters)]
+pub struct LoraLinear {
+    /// `(out, in)`.
+    #[param]
+    pub weight: Param<Array>,
+    /// `(out,)`, if there is one.
+    #[param]
+    pub bias: Param<Option<Array>>,
+    /// `(rank, in)`, with an adapter.
+    #[param]
+    pub lora_a: Param<Option<Array>>,
+    /// `(out, rank)`, with an adapter.
+    #[param]
+    pub lora_b: Param<Option<Array>>,
+    scale: f32,
+}
+
+impl From<Linear> for LoraLinear {
+    /// The layer as it is, without an adapter.
+    fn from(Linear { weight, bias }: Linear) -> Self {
+        Self { weight, bias, lora_a: Param::new(None), lora_b: Param::new(None), scale: 0.0 }
+    }
+}
+
+impl LoraLinear {
+    /// Whether the name of a parameter is that of an adapter's: weights without adapters lack those.
+    pub fn is_adapter(name: &str) -> bool {
+        name.ends_with(".lora_a") || name.ends_with(".lora_b")
+    }
+
+    /// Maps `x` `(..., in)` to `(..., out)`, in the wider of the input's and the weights' dtypes.
+    ///
+    /// # Errors
+    /// When `x` is of another width, or MLX fails.
+    pub fn forward(&self, x: &Array) -> Result<Array> {
+        let weight = self.weight.transpose()?;
+        let y = match &*self.bias {
+            Some(bias) => addmm(bias, x, weight, 1.0, 1.0)?,
+            None => matmul(x, weight)?,
+        };
+        let (Some(a), Some(b)) = (&*self.lora_a, &*self.lora_b) else { return Ok(y) };
+        Ok(addmm(y, matmul(x, a.transpose()?)?, b.transpose()?, self.scale, 1.0)?)
+    }
+
+    /// Freezes the layer and puts a fresh adapter beside it, in the place of an earlier one.
+    ///
+    /// A is drawn as the weights of a [`Linear`] are, uniform within `1/sqrt(in)`, as in the authors' library.
+    ///
+    /// # Errors
+    /// When the rank is not positive, or MLX fails.
+    pub fn adapt(&mut self, config: &LoraConfig) -> Result<()> {
+        let &[num_outputs, num_inputs] = self.weight.shape() else {
+            return Err(Error::message(format!(
+                "a linear layer has a weight of two axes, not of shape {:?}",
+                self.weight.shape()
+            )));
+        };
+        self.freeze_parameters(true);
+        let a = init::kaiming_uniform(&[config.rank, num_inputs], 3_f32.sqrt().recip())?;
+        let b = zeros::<f32>(&[num_outputs, config.rank])?;
+        let dtype = self.weight.dtype();
+        self.lora_a = Param::new(Some(a.as_dtype(dtype)?));
+        self.lora_b = Param::new(Some(b.as_dtype(dtype)?));
+        self.scale = config.scale();
+        Ok(())
+    }
+
+    /// Adds the adapter, if there is one, to the weight, which is then trained again.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn merge(&mut self) -> Result<()> {
+        if let (Some(a), Some(b)) = (self.lora_a.value.take(), self.lora_b.value.take()) {
+            let merged = merged(&self.weight, &a, &b, self.scale)?;
+            self.weight.value = merged;
+        }
+        self.unfreeze_parameters(true);
+        Ok(())
+    }
+}
+
+/// `W + scale B A`, computed in f32, in the dtype of the weight.
+pub(crate) fn merged(weight: &Array, a: &Array, b: &Array, scale: f32) -> Result<Array> {
+    let wide = |x: &Array| x.as_dtype(Dtype::Float32);
+    let sum = addmm(wide(weight)?, wide(b)?, wide(a)?, scale, 1.0)?;
+    Ok(sum.as_dtype(weight.dtype())?)
+}
