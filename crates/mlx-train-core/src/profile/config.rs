@@ -5,14 +5,15 @@ use crate::{bytes::Bytes, config::ModelConfig};
 /// How much memory a run may take: the section `[train.memory]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ModelConfig)]
 pub struct MemoryConfig {
-    /// How much memory the run should need at most, such as "12 GiB"; MLX then frees and waits before it goes
-    /// over, and holds less on a GPU where the estimate is above it. null is what the device has.
+    /// How much memory the run should need at most, such as "12 GiB": MLX frees what it caches and waits before
+    /// it goes over, and a GPU gets smaller buffers if the estimate is above it. null is what the device has.
     pub memory_budget: Option<Bytes>,
     /// On a GPU, how many operations one command buffer or CUDA graph has at most; null is MLX's default.
     #[config(range = 1..)]
     pub max_ops_per_buffer: Option<u32>,
-    /// On a GPU, how many megabytes (2^20 bytes) of inputs one command buffer or CUDA graph has at most. What it
-    /// uses is freed when all of it has run, so less saves memory and costs time. null is MLX's default.
+    /// On a GPU, how much one command buffer or CUDA graph reads at most, in 2^20 elements, which MLX calls
+    /// megabytes. What it uses is freed when all of it has run, so less saves memory and costs time. null is MLX's
+    /// default, or what keeps the estimate within the budget.
     #[config(range = 1..)]
     pub max_mb_per_buffer: Option<u32>,
     /// From how much memory on MLX frees what it caches and waits for what runs; null is the budget, or else

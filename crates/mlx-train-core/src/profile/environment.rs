@@ -15,8 +15,8 @@ use std::{
 
 /// The variables of the environment that a program wants MLX to see.
 ///
-/// A program with [`mlx_train::cli::main`] does this by itself. Others call it first of all, before they
-/// touch an array:
+/// A program whose `main` is `mlx_train::cli::main` does this by itself. Others call it first of all, before
+/// they touch an array:
 ///
 /// ```no_run
 /// # use mlx_train_core::{Result, profile::MlxEnvironment};
@@ -26,13 +26,12 @@ use std::{
 ///     # Ok(())
 /// }
 /// ```
-///
-/// [`mlx_train::cli::main`]: https://docs.rs/mlx-train
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MlxEnvironment {
     /// `MLX_MAX_OPS_PER_BUFFER`: how many operations one buffer has at most.
     pub max_ops_per_buffer: Option<u32>,
-    /// `MLX_MAX_MB_PER_BUFFER`: how many megabytes (2^20 bytes) of inputs one buffer has at most.
+    /// `MLX_MAX_MB_PER_BUFFER`: how much one buffer reads at most. MLX's name for it says megabytes; it counts
+    /// 2^20 elements, of any size.
     pub max_mb_per_buffer: Option<u32>,
     /// `MTL_CAPTURE_ENABLED=1`: lets Metal capture what its GPU does.
     pub metal_capture: bool,
@@ -106,6 +105,17 @@ impl MlxEnvironment {
         )))
     }
 
+    /// Whether this process was started anew by [`MlxEnvironment::enter`], which does nothing more in it.
+    pub fn is_entered() -> bool {
+        env::var(MARK).is_ok_and(|mark| is_of_this_process(&mark))
+    }
+
+    /// Whether the megabytes per buffer are still to be chosen: neither this nor the environment says them.
+    pub fn leaves_megabytes(&self) -> bool {
+        let is_set = |name: &str| env::var_os(name).is_some();
+        self.max_mb_per_buffer.is_none() && !is_set("MLX_MAX_MB_PER_BUFFER")
+    }
+
     /// Every variable that this is about, and its value if it asks for one.
     fn variables(&self, has_cuda: bool) -> [(&'static str, Option<String>); 4] {
         let number = |number: Option<u32>| number.map(|number| number.to_string());
@@ -121,12 +131,11 @@ impl MlxEnvironment {
     /// of this process has set.
     fn changes(&self, has_cuda: bool, current: impl Fn(&str) -> Option<String>) -> Vec<Change> {
         let mark = current(MARK).unwrap_or_default();
-        let mut mark = mark.split(' ');
-        if mark.next() == Some(&process::id().to_string()) {
+        if is_of_this_process(&mark) {
             return Vec::new();
         }
         // Another process chose these for itself and started this one, which chooses for itself.
-        let inherited: Vec<&str> = mark.collect();
+        let inherited: Vec<&str> = mark.split(' ').skip(1).collect();
         let changes =
             self.variables(has_cuda).into_iter().filter(|(name, wanted)| match current(name) {
                 None => wanted.is_some(),
@@ -138,6 +147,11 @@ impl MlxEnvironment {
 
 /// A variable, and the value that it gets; without one, it goes.
 type Change = (&'static str, Option<String>);
+
+/// Whether a mark was made for this process, and not for one that has started it.
+fn is_of_this_process(mark: &str) -> bool {
+    mark.split(' ').next() == Some(&process::id().to_string())
+}
 
 /// What marks the process that has these changes from this one.
 fn mark(changes: &[Change]) -> String {

@@ -295,7 +295,7 @@ pub(super) struct MemoryArgs {
     /// How many operations a command buffer or CUDA graph has
     #[arg(long, value_name = "N")]
     max_ops_per_buffer: Option<u32>,
-    /// How many MiB of inputs it has; fewer save memory and cost time
+    /// How much it reads, in 2^20 elements; less saves memory and costs time
     #[arg(long, value_name = "N")]
     max_mb_per_buffer: Option<u32>,
 }

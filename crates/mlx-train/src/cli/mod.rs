@@ -8,6 +8,7 @@ mod args;
 mod checkpoint;
 mod config;
 mod data;
+mod environment;
 mod generate;
 mod models;
 mod origin;
@@ -20,7 +21,7 @@ mod settings;
 mod signals;
 mod train;
 
-use crate::{Error, Result, profile::MlxEnvironment};
+use crate::{Error, Result};
 use args::{Cli, Command};
 use clap::FromArgMatches;
 use std::{
@@ -38,7 +39,7 @@ pub fn main() -> Result<()> {
         Ok(cli) => cli.command,
         Err(error) => error.exit(),
     };
-    if let Err(error) = enter_environment(&command) {
+    if let Err(error) = environment::enter(&command) {
         _ = writeln!(stderr(), "warning: {error}");
     }
     let failure = match run(command, &mut stdout().lock()) {
@@ -50,22 +51,6 @@ pub fn main() -> Result<()> {
     // If standard error is closed too, the exit code is all that is left to say it.
     _ = writeln!(stderr(), "{}", failure.report());
     exit(failure.exit_code())
-}
-
-/// Starts the program anew in the environment that a command computes best in, where this one is not that.
-///
-/// # Errors
-/// When the system cannot start it anew; the command can run all the same.
-fn enter_environment(command: &Command) -> Result<()> {
-    let environment = match command {
-        // What is wrong with the settings is told when they are used.
-        Command::Train(args) => train::environment(args).unwrap_or_default(),
-        Command::Profile(args) => profile::environment(args).unwrap_or_default(),
-        Command::Generate(_) => MlxEnvironment::default(),
-        // Nothing else computes on a GPU.
-        _ => return Ok(()),
-    };
-    environment.enter()
 }
 
 fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {

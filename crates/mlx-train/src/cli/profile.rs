@@ -13,10 +13,7 @@ use crate::{
     ffi::{DeviceInfo, device_info},
     mlx_rs::{Dtype, ops::indexing::TryIndexOp, random::randint},
     model::BaseModel,
-    profile::{
-        Bytes, LayerCost, LayerProfile, Memory, MemoryLimits, MlxEnvironment, peak_flops,
-        profile_layers,
-    },
+    profile::{Bytes, LayerCost, LayerProfile, Memory, MemoryLimits, peak_flops, profile_layers},
     progress::grouped,
     rng,
     summary::Summary,
@@ -29,7 +26,7 @@ use std::{array, io::Write, time::Instant};
 const WARM_UP: usize = 3;
 
 pub(super) fn run(args: &ProfileArgs, out: &mut impl Write) -> Result<(), Failure> {
-    let settings = Settings::resolve(&source(args)).map_err(Failure::Refused)?;
+    let settings = settings(args).map_err(Failure::Refused)?;
     let (model, batch) = prepare(&settings).map_err(Failure::Refused)?;
     let profile = Profile::measure(&settings, model, &batch, args.repeats);
     let profile = profile.map_err(Failure::Failed)?;
@@ -39,13 +36,12 @@ pub(super) fn run(args: &ProfileArgs, out: &mut impl Write) -> Result<(), Failur
     Ok(write!(out, "{}", profile.to_text(args.top))?)
 }
 
-/// What MLX is to see in the environment.
+/// The settings of what is measured.
 ///
 /// # Errors
-/// As the command itself, for settings that are refused.
-pub(super) fn environment(args: &ProfileArgs) -> Result<MlxEnvironment> {
-    let settings = Settings::resolve(&source(args))?;
-    Ok(MlxEnvironment::of(&settings.train.memory))
+/// When they are refused.
+pub(super) fn settings(args: &ProfileArgs) -> Result<Settings> {
+    Settings::resolve(&source(args))
 }
 
 fn source(args: &ProfileArgs) -> RunSource {

@@ -16,7 +16,7 @@ use crate::{
     mlx_rs::{memory::memory_limit, module::ModuleParamRef},
     model::BaseModel,
     nn::LoraLinear,
-    profile::{Bytes, Memory, MlxEnvironment, TransformerFlops},
+    profile::{Bytes, Memory, TransformerFlops},
     rng,
     run::{RunFolder, RunRecorder},
     store::{Checkpoints, LoadOptions, load_weights, save_weights},
@@ -34,15 +34,13 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// What MLX is to see in the environment, which is chosen before the run begins.
+/// The settings of the run.
 ///
 /// # Errors
-/// As the run itself, for settings that are refused.
-pub(super) fn environment(args: &TrainArgs) -> Result<MlxEnvironment> {
+/// When they are refused, or there is no run to go on with.
+pub(super) fn settings(args: &TrainArgs) -> Result<Settings> {
     let origin = Origin::of(args)?;
-    let settings = Settings::resolve(&source(args, origin.as_ref()))?;
-    let metal_capture = args.metal_capture.is_some();
-    Ok(MlxEnvironment { metal_capture, ..MlxEnvironment::of(&settings.train.memory) })
+    Settings::resolve(&source(args, origin.as_ref()))
 }
 
 pub(super) fn run(args: &TrainArgs, out: &mut impl Write) -> Result<(), Failure> {
