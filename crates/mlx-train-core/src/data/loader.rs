@@ -123,6 +123,11 @@ impl DataLoader {
         self.next().unwrap_or_else(|| Err(ended.into()))
     }
 
+    /// The batch that comes next, made here and not handed out; none after the last epoch.
+    pub(crate) fn peek(&self) -> Option<Result<Batch>> {
+        Some(self.source.make(&self.source.plan.batch(self.position)?))
+    }
+
     fn make_or_receive(&mut self, planned: &PlannedBatch) -> Result<Batch> {
         if self.num_workers == 0 {
             return self.source.make(planned);

@@ -71,6 +71,18 @@ pub enum LimitSource {
     Given,
 }
 
+impl LimitSource {
+    /// What it is called in a sentence.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RecommendedWorkingSet => "Metal's recommended working set",
+            Self::GpuMemory => "the memory of the GPU that MLX may use",
+            Self::Ram => "the memory that MLX may use",
+            Self::Given => "what was asked for",
+        }
+    }
+}
+
 impl Machine {
     /// The default device of MLX, with its limits as the environment sets them.
     ///

@@ -24,4 +24,18 @@ pub struct MemoryConfig {
     /// With Metal, how much memory is never moved to disk; null is what Metal recommends, or the memory limit
     /// where that is less.
     pub wired_limit: Option<Bytes>,
+    /// What happens before the first step when its estimate is above the budget, or what the device has.
+    pub memory_check: MemoryCheck,
+}
+
+/// What a run does when the estimate of its steps is above what the device has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ModelConfig)]
+pub enum MemoryCheck {
+    /// Says so, with settings that fit, and goes on.
+    #[default]
+    Warn,
+    /// Does not begin, and names settings that fit.
+    Refuse,
+    /// Nothing; nothing is estimated.
+    Off,
 }

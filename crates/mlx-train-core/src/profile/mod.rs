@@ -12,7 +12,7 @@ mod throughput;
 mod trace;
 
 pub use crate::bytes::Bytes;
-pub use config::MemoryConfig;
+pub use config::{MemoryCheck, MemoryConfig};
 pub use environment::MlxEnvironment;
 pub use flops::{TransformerFlops, peak_flops};
 pub use layers::{LayerCost, LayerProfile, layer, profile_layers};

@@ -1,7 +1,10 @@
 //! Why a training run cannot start, or stops.
 
 use super::Difference;
-use crate::store::{Mismatch, mismatch_lines};
+use crate::{
+    bytes::Bytes,
+    store::{Mismatch, mismatch_lines},
+};
 use std::path::PathBuf;
 
 /// A training run that cannot start or go on.
@@ -157,6 +160,21 @@ pub enum TrainError {
     /// A `fast_dev_run` that could not do all that a run does.
     #[error("fast_dev_run could not save a checkpoint: see the event that says why")]
     NoCheckpointSaved,
+    /// A step needs more memory than there is.
+    #[error(
+        "a step needs about {needed}, and {source_of_limit} is {limit}; nearest to the settings of this run \
+         fit:{nearest}"
+    )]
+    DoesNotFit {
+        /// What a step needs at its most, estimated.
+        needed: Bytes,
+        /// What there is.
+        limit: Bytes,
+        /// Whose memory that is.
+        source_of_limit: &'static str,
+        /// Settings that fit, one a line.
+        nearest: String,
+    },
     /// An evaluation over no target.
     #[error(
         "the held-out data has no target that counts: give data whose targets are not all masked"

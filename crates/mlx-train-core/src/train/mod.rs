@@ -12,6 +12,7 @@ mod evaluate;
 mod events;
 mod feed;
 mod history;
+mod memory_check;
 mod outcome;
 mod parameters;
 mod profiling;

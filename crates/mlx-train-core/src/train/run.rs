@@ -7,6 +7,7 @@ use super::{
     evaluate::evaluate_batches,
     events::SkippedStep,
     feed::Feed,
+    memory_check::check_memory,
     profiling::Profiling,
     progress::{Progress, SavedRun, StepNumbers},
     restore_point::{RestorePoint, RunState},
@@ -17,6 +18,7 @@ use crate::{
     checkpoint::with_policy,
     config::ModelConfig,
     data::{self, DataLoader, Dataset},
+    estimate::Machine,
     ffi::{MetalCapture, device_info},
     model::BaseModel,
     optim::Schedule,
@@ -402,6 +404,12 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         if let Some(path) = trainer.profile.as_ref().and_then(|it| it.metal_capture.as_ref()) {
             MetalCapture::check(path)?;
         }
+        let optimizer = optimizer.map_or_else(|| config.optimizer.build(&config.groups), Ok)?;
+        let given = trainer.description.with_train(config.to_value());
+        // What is wrong with the data, the first step says.
+        let batch = || loader.peek()?.ok();
+        let machine = Machine::here()?;
+        let does_not_fit = check_memory(model, &mut config, &optimizer, batch, machine)?;
         if let Some(held_out) = held_out.filter(|_| config.sanity_batches > 0) {
             let batches = data::batches(held_out, config.batch_size).take(config.sanity_batches);
             evaluate_batches(model, batches, &mut metrics)?;
@@ -410,10 +418,8 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         let batches = feed.num_batches();
         let steps = batches.map_or(config.steps, |it| it.div_ceil(config.accumulation as u64));
         let schedule = schedule.map_or_else(|| config.learning_rates(steps), Ok)?;
-        let resolved = trainer.description.with_train(config.to_value());
         let (num_parameters, num_trainable) =
             (count(model.parameters()), count(model.trainable_parameters()));
-        let optimizer = optimizer.map_or_else(|| config.optimizer.build(&config.groups), Ok)?;
         let step = TrainStep::new(model, optimizer, config.seed, config.step_options()?)?;
         if config.fast_dev_run {
             (config.log_every, config.eval_every) = (1, 0);
@@ -435,7 +441,7 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
             checkpointing: None,
             restore_point: None,
             model_name: trainer.description.model,
-            resolved,
+            resolved: given,
             leaks: LeakDetector::default(),
             profiling: None,
             stop: trainer.stop,
@@ -452,8 +458,8 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         if let Some(resumed) = resumed {
             resumed.tell(&mut run.on_event);
         }
-        if let Some(warning) = memory_warning {
-            (run.on_event)(&Event::Warning(&warning));
+        for warning in memory_warning.iter().chain(&does_not_fit) {
+            (run.on_event)(&Event::Warning(warning));
         }
         if let Some(options) = trainer.profile {
             let steps_left = run.steps.saturating_sub(run.step_number());
