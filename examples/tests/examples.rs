@@ -94,6 +94,20 @@ fn the_transformer_learns_more_than_pairs_of_bytes() {
 }
 
 #[test]
+fn adapters_teach_a_model_another_text_and_merge_into_it() {
+    let folder = folder();
+    let text = run(env!("CARGO_BIN_EXE_lora"), folder.path(), &["."]);
+    let loss = |label: &str| -> f64 {
+        let rest = text.split(label).nth(1).unwrap_or_else(|| panic!("{text}"));
+        rest.split([',', '\n']).next().and_then(|it| it.trim().parse().ok()).expect(label)
+    };
+    let adapted = loss("with adapters on cubes:");
+    assert!(adapted < 0.5 * loss("on cubes: ") && loss("on squares:") < 0.5, "{text}");
+    assert!((loss("merged, in a plain model:") - adapted).abs() < 0.011, "{text}");
+    assert!(text.contains("training 8192 of "), "{text}");
+}
+
+#[test]
 fn a_model_of_your_own_trains_in_a_program_of_your_own() {
     let text = run(env!("CARGO_BIN_EXE_custom_model"), folder().path(), &[]);
     let loss = text.trim().strip_prefix("final loss: ").and_then(|rest| rest.split(' ').next());
