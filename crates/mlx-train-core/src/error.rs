@@ -48,6 +48,9 @@ pub enum Error {
     /// An array is not of the shape or dtype that an assertion says.
     #[error(transparent)]
     Shape(#[from] crate::shape::ShapeError),
+    /// Processes that cannot compute together.
+    #[error(transparent)]
+    Distributed(#[from] crate::distributed::DistributedError),
     /// A graph cannot be read.
     #[error(transparent)]
     Graph(#[from] crate::graph::GraphError),

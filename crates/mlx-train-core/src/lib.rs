@@ -12,6 +12,7 @@ pub mod error;
 pub mod file;
 pub mod rng;
 
+pub mod distributed;
 pub mod ffi;
 pub mod graph;
 mod integers;

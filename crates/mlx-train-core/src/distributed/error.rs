@@ -1,0 +1,83 @@
+//! What processes that train together fail with.
+
+use super::Backend;
+use std::time::Duration;
+
+/// What a group of processes, or a collective in it, is refused for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DistributedError {
+    /// A name that is no backend.
+    #[error("there is no backend `{name}`; there are ring, mpi, nccl and jaccl")]
+    UnknownBackend {
+        /// The name.
+        name: String,
+    },
+    /// A backend that this MLX or this machine does not have.
+    #[error("the backend {backend} is not there: {}", missing(*.backend))]
+    NoBackend {
+        /// The backend.
+        backend: Backend,
+    },
+    /// A group could not be started.
+    #[error("rank {rank} could not join the group over {backend}: {reason}")]
+    Start {
+        /// The backend.
+        backend: Backend,
+        /// What the environment says this process is, or `?`.
+        rank: String,
+        /// What MLX says, or what is wrong with the environment.
+        reason: String,
+    },
+    /// A group that its backend cannot split.
+    #[error(
+        "{backend} cannot split a group; use mpi or nccl, or one way of splitting the model for all ranks"
+    )]
+    NoSplit {
+        /// The backend.
+        backend: Backend,
+    },
+    /// A rank that the group does not have, or this one itself.
+    #[error("rank {rank} cannot {what} rank {peer} of {world_size}{hint}")]
+    Peer {
+        /// What it was about to do, as in `send to`.
+        what: &'static str,
+        /// This rank.
+        rank: usize,
+        /// The other.
+        peer: usize,
+        /// How many there are.
+        world_size: usize,
+        /// What can be done, or nothing.
+        hint: &'static str,
+    },
+    /// Rows that cannot be divided among the ranks.
+    #[error(
+        "{what} of an array {shape:?} over {world_size} ranks: axis 0 has to be a multiple of {world_size}; pad it"
+    )]
+    Uneven {
+        /// The collective.
+        what: &'static str,
+        /// The shape of the array.
+        shape: Vec<i32>,
+        /// How many ranks there are.
+        world_size: usize,
+    },
+    /// A time limit that is none.
+    #[error("{limit:?} is no limit for a collective; give it at least a millisecond")]
+    Limit {
+        /// The limit.
+        limit: Duration,
+    },
+}
+
+fn missing(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Ring => "this build of MLX has none",
+        Backend::Mpi => {
+            "install an MPI, such as Open MPI, so that its library is found, or use ring"
+        }
+        Backend::Nccl => "it needs an NVIDIA GPU and MLX for CUDA; use ring",
+        Backend::Jaccl => "it needs Macs with RDMA over Thunderbolt; use ring",
+    }
+}

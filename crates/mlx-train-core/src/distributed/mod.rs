@@ -1,0 +1,16 @@
+//! Processes that compute together: groups and collectives, over MLX's own backends.
+//!
+//! [`Group::of_environment`] joins the ranks that `mlx-train launch`, Python's `mlx.launch` or `mpirun` has
+//! started, and is this process alone without them, so that one program serves both. Whatever waits for other
+//! ranks has a deadline: a rank that waits longer ends with a message, and never hangs.
+
+mod backend;
+mod collectives;
+mod error;
+mod group;
+mod watch;
+
+pub use backend::Backend;
+pub use error::DistributedError;
+pub use group::Group;
+pub use watch::{DEADLINE_EXIT_STATUS, Deadline};

@@ -1,0 +1,24 @@
+//! Groups of real processes, over the ring on this machine.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod collectives;
+mod deadlines;
+mod gradients;
+mod ranks;
+
+use mlx_rs::Dtype;
+use mlx_train_core::{Array, Result};
+
+/// The numbers of an array, which may be a view.
+fn numbers(array: &Array) -> Result<Vec<f32>> {
+    let flat = array.as_dtype(Dtype::Float32)?.reshape(&[-1])?.contiguous()?;
+    Ok(flat.try_as_slice::<f32>()?.to_vec())
+}
+
+/// What rank `rank` brings along: `shape` of numbers that are exact in f32, and different on each rank.
+fn brought(rank: usize, shape: &[i32]) -> Array {
+    let size: i32 = shape.iter().product();
+    let values: Vec<f32> =
+        (0..size).map(|i| (i * 7 % 11) as f32 - 4.0 + 100.0 * rank as f32).collect();
+    Array::from_slice(&values, shape)
+}
