@@ -2,6 +2,7 @@
 
 use mlx_train::{
     chart::Chart,
+    checkpoint,
     config::{Document, Format},
     data::{
         Batch, DataLoader, Dataset, InMemory, LoaderOptions, Packing, Padding, Position, Prepare,
@@ -521,5 +522,27 @@ fn token_files() -> Result<()> {
     let (training, held_out) = (training.windows(32)?, held_out.chunks(32)?);
     // ANCHOR_END: prepare
     assert!(training.len() > held_out.len());
+    Ok(())
+}
+
+#[test]
+fn memory() -> Result<()> {
+    // ANCHOR: memory_policy
+    let config = TrainConfig {
+        gradient_checkpointing: "selective=[attention,mlp]".parse()?,
+        ..TrainConfig::default()
+    };
+    // ANCHOR_END: memory_policy
+    assert_eq!(config.gradient_checkpointing.to_string(), "selective=[attention,mlp]");
+
+    let (mut norm, mut up, mut down) = (RmsNorm::new(8)?, Linear::new(8, 32)?, Linear::new(32, 8)?);
+    let x = ops::ones::<f32>(&[2, 8])?;
+    // ANCHOR: memory_part
+    let parts = (&mut norm, &mut up, &mut down);
+    let mixed: Array = checkpoint::part("mlp", parts, &[x], |(norm, up, down), x| {
+        Ok(down.forward(&nn::gelu(&up.forward(&norm.forward(&x[0])?)?)?)?)
+    })?;
+    // ANCHOR_END: memory_part
+    assert_eq!(mixed.shape(), [2, 8]);
     Ok(())
 }

@@ -12,6 +12,7 @@ mod checkpoint;
 mod estimate;
 mod loader;
 mod loss;
+mod memory;
 mod record;
 mod small_gpt;
 mod step_overhead;
@@ -31,6 +32,8 @@ struct Args {
     options: Options,
     #[command(flatten)]
     loss: loss::Sizes,
+    #[command(flatten)]
+    memory: memory::Sizes,
 }
 
 /// What the benchmarks have in common.
@@ -56,10 +59,12 @@ enum Name {
     Loss,
     /// The estimate of a step's memory against what MLX then holds
     Estimate,
+    /// The memory and time of a step under each policy of gradient checkpointing
+    Memory,
 }
 
 fn main() -> Result<()> {
-    let Args { names, options, loss } = Args::parse();
+    let Args { names, options, loss, memory } = Args::parse();
     let names = if names.is_empty() { Name::value_variants() } else { &names[..] };
     for name in names {
         match name {
@@ -68,6 +73,7 @@ fn main() -> Result<()> {
             Name::Checkpoint => checkpoint::run(&options)?,
             Name::Loss => loss::run(&options, &loss)?,
             Name::Estimate => estimate::run(&options)?,
+            Name::Memory => memory::run(&options, &memory)?,
         }
     }
     Ok(())

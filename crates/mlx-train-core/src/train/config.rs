@@ -59,8 +59,8 @@ pub struct TrainConfig {
     /// How many shapes of batches a compiled step is traced for before that is an error.
     #[config(default = 8, range = 1..)]
     pub max_traces: usize,
-    /// Which blocks of the model compute twice in place of keeping activations: "none", "full", "every=2",
-    /// "layers=[0,3]", "selective=[mlp,attention]" or "auto=12 GiB".
+    /// Which blocks of the model compute twice in place of keeping activations: `none`, `full`, `every=2`,
+    /// `layers=[0,3]`, `selective=[mlp,attention]` or `auto=12 GiB`.
     pub gradient_checkpointing: CheckpointPolicy,
     /// How much of the averaged weights a step keeps, such as 0.999; null averages none.
     #[config(range = 0.0..1.0)]

@@ -55,9 +55,9 @@ impl RunDescription {
 /// Fields that may differ from those of the checkpoint.
 ///
 /// How long a run is and when it looks, logs and saves is for its user to change at any time; threads
-/// that load data never change what is in a batch, nor limits of memory what a step computes. With another number of steps the schedule is that of
-/// the new number from there on.
-const ALWAYS_ALLOWED: [&str; 14] = [
+/// that load data never change what is in a batch, nor gradient checkpointing and limits of memory what a step
+/// computes. With another number of steps the schedule is that of the new number from there on.
+const ALWAYS_ALLOWED: [&str; 15] = [
     "train.steps",
     "train.epochs",
     "train.max_minutes",
@@ -70,6 +70,7 @@ const ALWAYS_ALLOWED: [&str; 14] = [
     "train.early_stopping",
     "train.early_stopping.*",
     "train.checkpoint.*",
+    "train.gradient_checkpointing",
     "train.memory.*",
     "train.fast_dev_run",
 ];
@@ -250,6 +251,13 @@ mod tests {
             );
         }
         assert!(told(&saved, &now, &["train.{"]).contains("`train.{` is no pattern"));
+    }
+
+    #[test]
+    fn what_changes_memory_alone_may_always_differ() {
+        let config = |policy: &str, limit: &str| json!({ "train": { "gradient_checkpointing": policy, "memory": { "limit": limit } } });
+        let told = told(&config("none", "8 GiB"), &config("full", "6 GiB"), &[]);
+        assert!(told.starts_with("allowed:\ntrain.gradient_checkpointing: "), "{told}");
     }
 
     #[test]

@@ -1,7 +1,10 @@
-//! Errors and panics inside of what is checkpointed reach the caller, and leave nothing behind.
+//! Errors and panics inside of what is checkpointed reach the caller; neither they nor a graph leave anything.
 
 use super::models::{Deep, batch, gradients, policy};
-use mlx_rs::{Array, module::Module};
+use mlx_rs::{
+    Array,
+    module::{Module, Param},
+};
 use mlx_train_core::{
     Error, Result,
     checkpoint::{self, CheckpointPolicy, with_policy},
@@ -12,6 +15,7 @@ use mlx_train_core::{
 use std::{
     cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind},
+    sync::Arc,
 };
 
 thread_local! {
@@ -69,4 +73,28 @@ fn the_outer_policy_is_back_after_a_panic_in_an_inner_one() -> Result<()> {
         assert!(inner.is_err());
         Deep::new(1)?.forward(&batch(1, 0)?.x).map(|_| ())
     })
+}
+
+/// A factor whose copies can be counted.
+#[derive(Debug, Clone, mlx_train_core::ModuleParameters)]
+struct Counted {
+    #[param]
+    factor: Param<Array>,
+    copies: Arc<()>,
+}
+
+#[test]
+fn a_graph_that_is_never_computed_is_freed() -> Result<()> {
+    let mut module = Counted { factor: Param::new(Array::from_f32(2.0)), copies: Arc::new(()) };
+    let loss = |x: &[Array]| {
+        let y: Array = checkpoint::module(&mut module, x, |module, x| {
+            Ok(x[0].multiply(&*module.factor)?.square()?)
+        })?;
+        Ok(vec![y.square()?])
+    };
+    let graph = ffi::value_and_grad(loss, &[Array::from_f32(3.0)], &[0])?;
+    assert!(Arc::strong_count(&module.copies) > 1, "the graph holds a copy");
+    drop(graph);
+    assert_eq!(Arc::strong_count(&module.copies), 1, "it is in a cycle of references");
+    Ok(())
 }

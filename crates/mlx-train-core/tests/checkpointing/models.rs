@@ -79,7 +79,7 @@ impl Block {
     }
 }
 
-/// Blocks, and a dropout behind them that shows whether they have drawn alike.
+/// Blocks around which their input passes, too, and a dropout that shows whether they have drawn alike.
 #[derive(Debug, Clone, mlx_train_core::ModuleParameters)]
 pub struct Deep {
     #[param]
@@ -98,8 +98,8 @@ impl Deep {
 
 impl BaseModel for Deep {
     fn forward(&mut self, x: &Array) -> Result<Array> {
-        let x = self.blocks.forward(x.clone(), |block, _, x| block.forward(&x))?;
-        self.dropout.forward(&x)
+        let mixed = self.blocks.forward(x.clone(), |block, _, x| block.forward(&x))?;
+        self.dropout.forward(&x.add(mixed)?)
     }
 
     fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {

@@ -12,6 +12,7 @@ use std::process::Command;
 Examples:
   cargo xtask bench                              everything, some minutes on two cores
   cargo xtask bench step-overhead checkpoint     these two
+  cargo xtask bench memory                       a table of gradient-checkpointing policies
   cargo xtask bench step-overhead -- --steps 50  what comes after -- goes to the benchmarks (--help tells)
   cargo xtask bench | tee -a figures.jsonl       one JSON line a run, with commit, versions and device")]
 pub struct BenchArgs {
