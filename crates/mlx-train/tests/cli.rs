@@ -3,6 +3,8 @@
 
 #[path = "cli/checkpoint.rs"]
 mod checkpoint;
+#[path = "cli/estimate.rs"]
+mod estimate;
 #[path = "cli/lora.rs"]
 mod lora;
 #[path = "cli/memory.rs"]
@@ -95,6 +97,7 @@ fn help_is_as_it_was() {
         ("help_data_prepare", &["data", "prepare", "--help"]),
         ("help_train", &["train", "--help"]),
         ("help_profile", &["profile", "--help"]),
+        ("help_estimate", &["estimate", "--help"]),
         ("help_generate", &["generate", "--help"]),
         ("help_schedule", &["schedule", "--help"]),
         ("help_plot", &["plot", "--help"]),

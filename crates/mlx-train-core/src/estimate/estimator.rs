@@ -110,7 +110,8 @@ impl<'m, M: BaseModel + ?Sized> Estimator<'m, M> {
         let mut fits = Vec::new();
         for (policy, estimate) in self.policies(config)? {
             let config = TrainConfig { gradient_checkpointing: policy.clone(), ..config.clone() };
-            let largest_batch = self.largest_batch(&config, estimate.peak_bytes, limit_bytes)?;
+            let known = (config.batch_size, estimate.peak_bytes);
+            let largest_batch = self.largest_beside(known, &config, limit_bytes)?;
             fits.push(Fit { policy, estimate, largest_batch });
         }
         Ok(fits)
@@ -208,22 +209,34 @@ impl<'m, M: BaseModel + ?Sized> Estimator<'m, M> {
         Ok(known)
     }
 
-    /// The most rows of a micro-batch whose step fits; `peak_bytes` is what the config's needs.
+    /// The most rows of a micro-batch whose step fits `limit_bytes`, if one does.
     ///
     /// Memory grows nearly in a straight line with the rows, so few steps are recorded.
-    fn largest_batch(
+    ///
+    /// # Errors
+    /// As [`Estimator::estimate`].
+    pub fn largest_batch(
         &mut self,
         config: &TrainConfig,
-        peak_bytes: u64,
         limit_bytes: u64,
     ) -> Result<Option<usize>> {
-        let mut peak = |batch_size: usize| -> Result<u64> {
-            if batch_size == config.batch_size {
-                return Ok(peak_bytes);
+        let known = (config.batch_size, self.estimate(config)?.peak_bytes);
+        self.largest_beside(known, config, limit_bytes)
+    }
+
+    /// The most rows that fit, where what some number of rows needs is known.
+    fn largest_beside(
+        &mut self,
+        known: (usize, u64),
+        config: &TrainConfig,
+        limit_bytes: u64,
+    ) -> Result<Option<usize>> {
+        largest(known.0, limit_bytes, &mut |batch_size| {
+            if batch_size == known.0 {
+                return Ok(known.1);
             }
             Ok(self.estimate(&TrainConfig { batch_size, ..config.clone() })?.peak_bytes)
-        };
-        largest(config.batch_size, limit_bytes, &mut peak)
+        })
     }
 }
 

@@ -162,8 +162,8 @@ pub enum TrainError {
     NoCheckpointSaved,
     /// A step needs more memory than there is.
     #[error(
-        "a step needs about {needed}, and {source_of_limit} is {limit}; nearest to the settings of this run \
-         fit:{nearest}"
+        "a step needs about {needed}, and {source_of_limit} is {limit}; near to the settings of this run, \
+         these fit:{nearest}"
     )]
     DoesNotFit {
         /// What a step needs at its most, estimated.

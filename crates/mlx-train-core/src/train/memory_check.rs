@@ -52,8 +52,8 @@ pub(super) fn check_memory<M: BaseModel + ?Sized>(
 /// Settings that fit, one a line.
 fn nearest(changes: &[Change]) -> String {
     if changes.is_empty() {
-        return " no batch size and no checkpoint policy fits: make the model smaller, or keep less of it (another \
-                optimizer, train.precision, frozen parameters)"
+        return " none, whatever the batch size and the checkpoint policy; make the model smaller, or keep less of it \
+                (another optimizer, train.precision, frozen parameters)"
             .into();
     }
     let lines: Vec<String> = changes.iter().map(|change| format!("\n  {change}")).collect();

@@ -27,6 +27,13 @@ pub(super) fn command(program: &str) -> clap::Command {
                 "profile --config train.toml --top 20",
             ]))
         })
+        .mut_subcommand("estimate", |estimate| {
+            estimate.after_help(examples(&[
+                "estimate --model transformer --set model.preset=gpt2-small --batch 8 --seq 1024",
+                "estimate --config train.toml --limit 16GiB --json",
+                "estimate --model mlp --input-shape 784 --batch 512",
+            ]))
+        })
         .mut_subcommand("schedule", |schedule| {
             schedule.after_help(examples(&[
                 "schedule --config train.toml --plot schedule.png",
@@ -82,6 +89,10 @@ pub(super) enum Command {
     ///
     /// Each layer is run by itself, forward and backward. `train --profile` records a run instead.
     Profile(ProfileArgs),
+    /// Tell how much memory training takes, and which batch sizes and checkpoint policies fit
+    ///
+    /// Nothing is computed and the model has no weights, so one that fits no machine is estimated as well.
+    Estimate(EstimateArgs),
     /// Show the learning rate over the steps of a run
     ///
     /// Step 0 is the first update. A bar marks a step at which another curve begins.
@@ -228,7 +239,7 @@ pub(super) enum ShowFormat {
     Json,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct TrainArgs {
     #[command(flatten)]
     pub(super) run: RunSource,
@@ -262,6 +273,12 @@ pub(super) struct TrainArgs {
     /// selective=[mlp,attention] or auto='12 GiB'
     #[arg(long, value_name = "POLICY", help_heading = "Less memory for more time")]
     pub(super) gradient_checkpointing: Option<CheckpointPolicy>,
+    /// Try which batch size is the largest that runs, each in a process of its own, and train with it
+    #[arg(long, conflicts_with = "resume", help_heading = "Less memory for more time")]
+    pub(super) find_batch_size: bool,
+    /// Take a few steps with this batch size, and print what they needed: a try of --find-batch-size
+    #[arg(long, hide = true, value_name = "ROWS")]
+    pub(super) try_batch_size: Option<usize>,
     /// Train on the first N batches again and again, to see whether the model can learn them
     #[arg(long, value_name = "N")]
     pub(super) overfit_batches: Option<u64>,
@@ -345,6 +362,30 @@ pub(super) struct ProfileArgs {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) memory: MemoryArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EstimateArgs {
+    #[command(flatten)]
+    pub(super) run: RunSource,
+    /// How many rows a micro-batch has [default: that of the config]
+    #[arg(short, long, value_name = "N")]
+    pub(super) batch: Option<usize>,
+    /// How many tokens a row has [default: that of the config]
+    #[arg(long, value_name = "N")]
+    pub(super) seq: Option<usize>,
+    /// For a model without tokens, the shape of one row, such as 28,28 [default: that of the data]
+    #[arg(long, value_name = "LENGTHS", value_delimiter = ',')]
+    pub(super) input_shape: Vec<i32>,
+    /// The shape of its target, if that is not a class
+    #[arg(long, value_name = "LENGTHS", value_delimiter = ',', requires = "input_shape")]
+    pub(super) target_shape: Vec<i32>,
+    /// What should fit, such as 16GiB [default: what the device has]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) limit: Option<Bytes>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

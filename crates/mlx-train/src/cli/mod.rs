@@ -5,10 +5,12 @@
 //! a command line, config or model name that was refused, and 1 for work that failed.
 
 mod args;
+mod batch_size;
 mod checkpoint;
 mod config;
 mod data;
 mod environment;
+mod estimate;
 mod generate;
 mod models;
 mod origin;
@@ -60,6 +62,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         Command::Data(command) => prepare::run(command, out),
         Command::Train(args) => train::run(&args, out),
         Command::Profile(args) => profile::run(&args, out),
+        Command::Estimate(args) => estimate::run(&args, out),
         Command::Schedule(args) => schedule::run(&args, out),
         Command::Generate(args) => generate::run(&args, out),
         Command::Plot(args) => plot::run(&args, out),

@@ -3,6 +3,7 @@
 use super::{
     Failure,
     args::{RunSource, TrainArgs},
+    batch_size,
     data::Data,
     origin::{Origin, RUNS, new_folder, resume_command},
     program_name,
@@ -26,7 +27,7 @@ use crate::{
         Trainer, accuracy,
     },
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     io::{Write, stderr},
     path::{Path, PathBuf},
@@ -44,7 +45,18 @@ pub(super) fn settings(args: &TrainArgs) -> Result<Settings> {
 }
 
 pub(super) fn run(args: &TrainArgs, out: &mut impl Write) -> Result<(), Failure> {
-    let run = Run::prepare(args).map_err(Failure::Refused)?;
+    if let Some(batch_size) = args.try_batch_size {
+        let tried = batch_size::try_out(&settings(args).map_err(Failure::Refused)?, batch_size);
+        return Ok(writeln!(out, "{}", json!(tried.map_err(Failure::Failed)?))?);
+    }
+    let mut args = args.clone();
+    if args.find_batch_size {
+        let settings = settings(&args).map_err(Failure::Refused)?;
+        let batch_size = batch_size::find(settings).map_err(Failure::Failed)?;
+        _ = writeln!(stderr(), "trains with train.batch_size = {batch_size}");
+        args.run.set.push(format!("train.batch_size={batch_size}"));
+    }
+    let run = Run::prepare(&args).map_err(Failure::Refused)?;
     let report = run.train().map_err(failure)?;
     Ok(writeln!(out, "{report}")?)
 }
@@ -52,7 +64,11 @@ pub(super) fn run(args: &TrainArgs, out: &mut impl Write) -> Result<(), Failure>
 /// A checkpoint that does not fit is refused before anything is computed or written.
 fn failure(error: Error) -> Failure {
     match error {
-        Error::Train(TrainError::ConfigChanged { .. } | TrainError::StateMismatch { .. })
+        Error::Train(
+            TrainError::ConfigChanged { .. }
+            | TrainError::StateMismatch { .. }
+            | TrainError::DoesNotFit { .. },
+        )
         | Error::Data(DataError::Position { .. })
         | Error::Checkpoint(_) => Failure::Refused(error),
         _ => Failure::Failed(error),
