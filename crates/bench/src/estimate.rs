@@ -8,7 +8,7 @@ use crate::{
 use mlx_train::{
     Error, Result,
     bytes::Bytes,
-    estimate::{Estimate, Estimator, Machine, Rows},
+    estimate::{Backend, Estimate, Estimator, Machine, Rows},
     ffi,
     mlx_rs::Dtype,
     prelude::*,
@@ -62,7 +62,30 @@ const DROPOUT: &[&str] =
     &["vocab_size=2048", "hidden_size=128", "num_layers=4", "num_heads=4", "dropout=0.1"];
 const CLASSIFIER: &[&str] = &["input_size=784", "output_size=10", "hidden_sizes=[512,512]"];
 
-const GRID: &[Case] = &[
+const GPT: &[&str] = &["vocab_size=32000", "hidden_size=768", "num_layers=12", "num_heads=12"];
+const WIDE_GPT: &[&str] = &["vocab_size=32000", "hidden_size=1536", "num_layers=6", "num_heads=12"];
+const DEEP_GPT: &[&str] = &["vocab_size=8192", "hidden_size=512", "num_layers=24", "num_heads=8"];
+
+/// Sizes that keep a GPU busy.
+const GPU_GRID: &[Case] = &[
+    transformer(GPT, 512, 8, "f32", "none"),
+    transformer(GPT, 1024, 16, "mixed", "none"),
+    transformer(GPT, 1024, 32, "mixed", "none"),
+    transformer(GPT, 1024, 16, "mixed", "full"),
+    transformer(GPT, 1024, 16, "mixed", "selective=[mlp]"),
+    transformer(GPT, 1024, 16, "bf16", "none"),
+    transformer(WIDE_GPT, 1024, 8, "f32", "none"),
+    transformer(WIDE_GPT, 1024, 16, "mixed", "none"),
+    transformer(WIDE_GPT, 1024, 16, "mixed", "full"),
+    transformer(DEEP_GPT, 512, 32, "mixed", "none"),
+    transformer(DEEP_GPT, 512, 32, "mixed", "every=2"),
+    transformer(DEEP_GPT, 512, 32, "mixed", "full"),
+    Case { accumulation: 3, ..transformer(GPT, 512, 8, "mixed", "none") },
+    Case { model: "mlp", ..transformer(CLASSIFIER, 0, 4096, "f32", "none") },
+];
+
+/// Sizes that a CPU computes in seconds.
+const CPU_GRID: &[Case] = &[
     transformer(SMALL, 128, 8, "f32", "none"),
     transformer(SMALL, 256, 8, "f32", "none"),
     transformer(SMALL, 128, 32, "f32", "none"),
@@ -92,13 +115,14 @@ pub fn run(options: &Options) -> Result<()> {
     let machine = Machine::here()?;
     let mut worst: f64 = 0.0;
     eprintln!("{HEADING}");
-    for case in GRID {
+    let grid = if machine.backend == Backend::Cpu { CPU_GRID } else { GPU_GRID };
+    for case in grid {
         let measured = case.measure(&machine, options.compile)?;
         measured.record(options.compile).print()?;
         eprintln!("{measured}");
         worst = worst.max((measured.ratio() - 1.0).abs());
     }
-    let summary = format!("{} estimates are off by {:.1} % at most", GRID.len(), 100.0 * worst);
+    let summary = format!("{} estimates are off by {:.1} % at most", grid.len(), 100.0 * worst);
     eprintln!("{summary}");
     if worst > TOLERANCE {
         let allowed = 100.0 * TOLERANCE;
