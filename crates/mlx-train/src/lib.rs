@@ -73,6 +73,7 @@
 //! | [`models`] | the reference models `mlp` and `transformer` |
 //! | [`cli`] | the command line |
 //! | [`error`], [`ffi`], [`file`](mod@file), [`bytes`] | the one error; transforms of functions; whole files; amounts of memory |
+//! | [`distributed`], [`launch`] | processes that compute together; starting them and ending them together |
 //! | [`graph`], [`estimate`] | what a computation consists of, and how much memory a step needs, before it is computed |
 //!
 //! Everything that can fail returns [`Result`], whose [`Error`] says the value, the place and the
@@ -84,6 +85,7 @@ extern crate self as mlx_train;
 pub mod cli;
 mod clock;
 mod growing;
+pub mod launch;
 pub mod prelude;
 pub mod progress;
 pub mod run;
@@ -98,8 +100,8 @@ pub use mlx_train_core::{
     Array, Error, ModuleParameters, Result, assert_dtype, assert_same_shape, assert_shape, bytes,
     chart, checkpoint,
     config::{self, ModelConfig},
-    data, error, estimate, ffi, file, generate, graph, loss, model, nn, optim, profile,
-    register_model,
+    data, distributed, error, estimate, ffi, file, generate, graph, loss, model, nn, optim,
+    profile, register_model,
     registry::{self, ModelRegistry},
     rng, shape, store, train,
 };

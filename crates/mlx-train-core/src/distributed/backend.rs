@@ -53,15 +53,15 @@ impl Backend {
     pub fn of_environment() -> Option<Self> {
         let all_set = |names: &[&str]| names.iter().all(|name| env::var_os(name).is_some());
         let first = |(backend, names): (Self, &[&str])| all_set(names).then_some(backend);
-        let marks: [(Self, &[&str]); 6] = [
+        let marks: [(Self, &[&str]); 3] = [
             (Self::Jaccl, &["MLX_RANK", "MLX_JACCL_COORDINATOR"]),
             (Self::Nccl, &["MLX_RANK", "MLX_WORLD_SIZE", "NCCL_HOST_IP", "NCCL_PORT"]),
             (Self::Ring, &["MLX_RANK", "MLX_HOSTFILE"]),
-            (Self::Mpi, &["OMPI_COMM_WORLD_SIZE"]),
-            (Self::Mpi, &["PMI_SIZE"]),
-            (Self::Mpi, &["PMIX_RANK"]),
         ];
-        marks.into_iter().find_map(first)
+        // A cluster's queue sets these for every job, also for one process alone.
+        let is_several = |name| env::var(name).is_ok_and(|size: String| size.trim() != "1");
+        let mpi = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"].into_iter().any(is_several);
+        marks.into_iter().find_map(first).or(mpi.then_some(Self::Mpi))
     }
 
     /// Where its collectives run: NCCL's on the GPU, all others on the CPU.

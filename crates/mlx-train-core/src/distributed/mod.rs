@@ -13,4 +13,4 @@ mod watch;
 pub use backend::Backend;
 pub use error::DistributedError;
 pub use group::Group;
-pub use watch::{DEADLINE_EXIT_STATUS, Deadline};
+pub use watch::{DEADLINE_EXIT_STATUS, Deadline, LAUNCHER};

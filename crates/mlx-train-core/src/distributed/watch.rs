@@ -6,7 +6,9 @@
 use super::DistributedError;
 use crate::Result;
 use std::{
+    env,
     io::{Write, stderr},
+    os::unix::process::parent_id,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -15,6 +17,12 @@ use std::{
 /// The exit status of a process whose deadline has passed: `EX_TEMPFAIL` of `sysexits.h`, since another
 /// attempt may succeed.
 pub const DEADLINE_EXIT_STATUS: i32 = 75;
+
+/// The variable in which a launcher tells ranks its process id: they end when it does.
+pub const LAUNCHER: &str = "MLX_TRAIN_LAUNCHER";
+
+/// How often a rank looks whether its launcher is still there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Ends the process when something takes longer than it may.
 #[derive(Debug)]
@@ -106,17 +114,29 @@ impl Shared {
     }
 
     fn run(&self) {
+        let launcher = launcher();
         let mut state = self.lock();
         while !state.is_over {
+            if launcher.is_some() && launcher != Some(parent_id()) {
+                end("the launcher of this rank has died, and so does the rank\n");
+            }
             let now = Instant::now();
             if let Some(late) = state.waits.iter().find(|wait| wait.until <= now) {
                 end(&late.message);
             }
+            let look = if launcher.is_some() { LOOK } else { Duration::from_hours(1) };
             let next = state.waits.iter().map(|wait| wait.until - now).min();
-            let waited = self.changed.wait_timeout(state, next.unwrap_or(Duration::from_hours(1)));
+            let waited = self.changed.wait_timeout(state, next.map_or(look, |next| next.min(look)));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+/// The process that started this one, if it is a launcher.
+fn launcher() -> Option<u32> {
+    let told: u32 = env::var(LAUNCHER).ok()?.parse().ok()?;
+    // A script may have started the rank, and lives on until it has ended.
+    (told == parent_id()).then_some(told)
 }
 
 /// Ends the process without waiting for anything: MLX's threads would wait for ever.

@@ -1,9 +1,9 @@
 //! The command line, as clap sees it.
 
-use crate::{checkpoint::CheckpointPolicy, data::Prepare, profile::Bytes};
+use crate::{checkpoint::CheckpointPolicy, data::Prepare, distributed::Backend, profile::Bytes};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 /// The command line of a program called `program`, which its examples name.
 pub(super) fn command(program: &str) -> clap::Command {
@@ -47,6 +47,10 @@ pub(super) fn command(program: &str) -> clap::Command {
                     "data prepare web-*.jsonl --output tokens --tokenizer tokenizer.json --held-out 0.01",
                 ]))
             })
+        })
+        .mut_subcommand("launch", |launch| {
+            let inner = format!("launch -n 2 -- {program} train --config train.toml");
+            launch.after_help(examples(&[inner.as_str(), "launch -n 4 --port 5000 -- ./my-model"]))
         })
         .mut_subcommand("generate", |generate| {
             generate.after_help(examples(&[
@@ -99,6 +103,11 @@ pub(super) enum Command {
     Schedule(ScheduleArgs),
     /// Continue a text with a trained model
     Generate(GenerateArgs),
+    /// Run a command as several ranks on this machine, which end together
+    ///
+    /// What a rank writes comes behind its number. When one fails, is killed or stays stopped, the others are ended,
+    /// and launch exits with its status. Ctrl-C asks all ranks to stop; a second one kills them.
+    Launch(LaunchArgs),
     /// Draw the curves of a run, also of one that still grows or was killed
     Plot(PlotArgs),
     /// Write the report of a run anew: one page that opens without network
@@ -511,4 +520,23 @@ fn positive(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err("it must be at least 1".into()),
         Ok(number) => Ok(number),
     }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LaunchArgs {
+    /// How many ranks
+    #[arg(short, long = "num-ranks", value_name = "N")]
+    pub(super) num_ranks: usize,
+    /// What connects them: ring or nccl
+    #[arg(long, default_value = "ring")]
+    pub(super) backend: Backend,
+    /// The port of rank 0; the others have the ones after it [default: any that are free]
+    #[arg(long)]
+    pub(super) port: Option<u16>,
+    /// For how many seconds a rank may stay stopped, and how many ranks have to end when one has failed
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(super) limit: u64,
+    /// The command, a program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
 }

@@ -12,6 +12,7 @@ mod data;
 mod environment;
 mod estimate;
 mod generate;
+mod launch;
 mod models;
 mod origin;
 mod plot;
@@ -65,6 +66,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         Command::Estimate(args) => estimate::run(&args, out),
         Command::Schedule(args) => schedule::run(&args, out),
         Command::Generate(args) => generate::run(&args, out),
+        Command::Launch(args) => launch::run(&args, out),
         Command::Plot(args) => plot::run(&args, out),
         Command::Report(args) => report::run(&args, out),
         Command::Checkpoint(command) => checkpoint::run(command, out),

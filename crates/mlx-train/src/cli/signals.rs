@@ -1,6 +1,6 @@
 //! What Ctrl-C and SIGTERM do to a run.
 
-use crate::{Error, Result, train::StopSignal};
+use crate::{Error, Result, launch::Stop, train::StopSignal};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
@@ -33,6 +33,20 @@ pub(super) fn stop_on_signal() -> Result<StopSignal> {
             _ = writeln!(stderr(), "stopping after this step, and saving; again to stop at once");
         }
     };
+    thread::Builder::new().name("signals".into()).spawn(wait).map_err(failed)?;
+    Ok(stop)
+}
+
+/// From now on, the first signal asks all ranks to stop, and the second kills them.
+///
+/// # Errors
+/// When the system refuses.
+pub(super) fn pass_signals_on() -> Result<Stop> {
+    let failed = |error| Error::message(format!("cannot handle signals such as Ctrl-C: {error}"));
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    let stop = Stop::default();
+    let handle = stop.clone();
+    let wait = move || signals.forever().for_each(|_| handle.request());
     thread::Builder::new().name("signals".into()).spawn(wait).map_err(failed)?;
     Ok(stop)
 }

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     Error, Result,
     data::DataError,
+    distributed::Backend,
     ffi::MetalCapture,
     mlx_rs::{memory::memory_limit, module::ModuleParamRef},
     model::BaseModel,
@@ -45,6 +46,7 @@ pub(super) fn settings(args: &TrainArgs) -> Result<Settings> {
 }
 
 pub(super) fn run(args: &TrainArgs, out: &mut impl Write) -> Result<(), Failure> {
+    refuse_ranks().map_err(Failure::Refused)?;
     if let Some(batch_size) = args.try_batch_size {
         let tried = batch_size::try_out(&settings(args).map_err(Failure::Refused)?, batch_size);
         return Ok(writeln!(out, "{}", json!(tried.map_err(Failure::Failed)?))?);
@@ -59,6 +61,16 @@ pub(super) fn run(args: &TrainArgs, out: &mut impl Write) -> Result<(), Failure>
     let run = Run::prepare(&args).map_err(Failure::Refused)?;
     let report = run.train().map_err(failure)?;
     Ok(writeln!(out, "{report}")?)
+}
+
+/// Every rank would train the whole model by itself, into the same folder.
+fn refuse_ranks() -> Result<()> {
+    match Backend::of_environment() {
+        None => Ok(()),
+        Some(backend) => Err(Error::message(format!(
+            "this process is a rank of a group over {backend}, and `train` does not split a run over ranks yet;              start it without `launch`, or join the group with `distributed::Group` in a program of your own"
+        ))),
+    }
 }
 
 /// A checkpoint that does not fit is refused before anything is computed or written.
