@@ -48,8 +48,8 @@ const MARK: &str = "MLX_TRAIN_ENVIRONMENT";
 
 /// Megabytes per buffer that a budget chooses from, the most first.
 ///
-/// MLX's own limit is 1000 on an H100 or H200, 400 on an A100, 100 or less on other GPUs. Training GPT-2
-/// small on an H200 took 24.0 GB and 42.7 ms a step at 1000, and 14.4 GB and 44.8 ms at 100.
+/// MLX's own limit is 1000 on an H100 or H200, 400 on an A100, 100 or less on other GPUs. On an H200, a
+/// transformer took 24.0 GB and 42.7 ms a step at 1000, and 14.4 GB and 44.8 ms at 100.
 const MEGABYTES: [u32; 5] = [400, 200, 100, 50, 25];
 
 impl MlxEnvironment {

@@ -47,6 +47,13 @@ impl LayerCost {
     pub fn seconds(&self) -> f64 {
         self.forward_seconds + self.backward_seconds
     }
+
+    /// Takes the times of another round where they are shorter.
+    fn keep_fastest(&mut self, again: &Self) {
+        let both = self.seconds().min(again.seconds());
+        self.forward_seconds = self.forward_seconds.min(again.forward_seconds);
+        self.backward_seconds = both - self.forward_seconds;
+    }
 }
 
 /// What the layers of a model cost in training.
@@ -56,6 +63,25 @@ pub struct LayerProfile {
 }
 
 impl LayerProfile {
+    /// A profile of these layers, each before those in it.
+    fn new(layers: Vec<LayerCost>) -> Self {
+        let mut profile = Self { layers };
+        let mut inside = vec![(0.0, Some(0.0)); profile.layers.len()];
+        for (layer, parent) in profile.layers.iter().zip(profile.parents()) {
+            if let Some(parent) = parent {
+                let (seconds, flops) = inside[parent];
+                let flops = flops.zip(layer.flops).map(|(sum, flops)| sum + flops);
+                inside[parent] = (seconds + layer.seconds(), flops);
+            }
+        }
+        for (layer, (seconds, flops)) in profile.layers.iter_mut().zip(inside) {
+            // By themselves, those inside may take longer than together.
+            layer.own_seconds = (layer.seconds() - seconds).max(0.0);
+            layer.own_flops = layer.flops.zip(flops).map(|(all, inside)| (all - inside).max(0.0));
+        }
+        profile
+    }
+
     /// Every layer, each before those in it; the first is the whole model.
     pub fn layers(&self) -> &[LayerCost] {
         &self.layers
@@ -139,8 +165,9 @@ impl LayerProfile {
 /// The layers are the model itself, the blocks of its [`Stack`](crate::nn::Stack), the parts in them that
 /// [`checkpoint::part`](crate::checkpoint::part) marks, and what [`layer`] marks. Each runs by itself on the
 /// inputs that it has in the model, forward, and forward and backward, checkpointed as
-/// [`with_policy`](crate::checkpoint::with_policy) around this says; of `repeats` times the fastest counts.
-/// So the sum is more than a step, in which layers overlap, compile together and share what they read.
+/// [`with_policy`](crate::checkpoint::with_policy) around this says. All of them run once more than `repeats`
+/// times, one round after the other, and of each the fastest counts: what else goes on in a machine makes a time
+/// longer and never shorter. Their sum is more than a step, in which layers overlap, compile together and share what they read.
 ///
 /// Draws come from a key of their own. Parameters are as they were when this returns.
 ///
@@ -151,20 +178,36 @@ where
     M: BaseModel + ?Sized,
 {
     let own = Parameters::all(model);
-    let pass = PassGuard::new(repeats);
     model.training_mode(true);
-    let whole = |model: &mut M, _: &[Array]| {
+    let mut layers = Vec::new();
+    // The first round compiles kernels and fills caches.
+    for _ in 0..=repeats {
+        let round = measure_once(model, batch);
+        own.put_into(model);
+        let round = round?;
+        if layers.is_empty() {
+            layers = round;
+        } else {
+            layers.iter_mut().zip(&round).for_each(|(layer, again)| layer.keep_fastest(again));
+        }
+    }
+    Ok(LayerProfile::new(layers))
+}
+
+/// One round of measuring every layer.
+fn measure_once<M>(model: &mut M, batch: &Batch) -> Result<Vec<LayerCost>>
+where
+    M: BaseModel + ?Sized,
+{
+    let _pass = PassGuard::new();
+    let trained = Parameters::trained(model);
+    let f = |model: &mut M, _: &[Array]| {
         let Loss { value, weight } = model.batch_loss(batch)?;
         Ok(vec![value, weight])
     };
-    let trained = Parameters::trained(model);
-    let mut whole = Marked { trained, module: &mut *model, f: whole };
-    let measured = rng::scope(&rng::key(0)?, || measure("model", &mut whole, &[]));
-    own.put_into(model);
-    measured?;
-    let layers = PASS.take().unwrap_or_default().finish();
-    drop(pass);
-    Ok(LayerProfile { layers })
+    let mut whole = Marked { trained, module: model, f };
+    rng::scope(&rng::key(0)?, || measure("model", &mut whole, &[]))?;
+    Ok(PASS.take().unwrap_or_default().layers)
 }
 
 /// Runs `f(module, inputs)` as a layer of that name, which [`profile_layers`] measures; otherwise it only runs.
@@ -221,13 +264,12 @@ pub(crate) trait Layer {
 
 /// Measures a layer by itself, then those in it, and returns its outputs.
 pub(crate) fn measure(name: &str, layer: &mut dyn Layer, inputs: &[Array]) -> Result<Vec<Array>> {
-    let (name, depth, repeats) = PASS.with_borrow(|pass| {
-        let pass = pass.as_ref();
-        pass.map_or_else(Default::default, |it| (it.path(name), it.open.len(), it.repeats))
+    let (name, depth) = PASS.with_borrow(|pass| {
+        pass.as_ref().map(|pass| (pass.path(name), pass.open.len())).unwrap_or_default()
     });
     // Layers in this one are not measured while it is.
     let pass = PASS.take();
-    let cost = cost(name, depth, repeats, layer, inputs);
+    let cost = cost(name, depth, layer, inputs);
     PASS.set(pass);
     let cost = cost?;
     with_pass(|pass| {
@@ -254,7 +296,6 @@ fn with_pass(f: impl FnOnce(&mut Pass)) {
 /// A pass that measures.
 #[derive(Debug, Default)]
 struct Pass {
-    repeats: usize,
     layers: Vec<LayerCost>,
     /// The layers that run, the outermost first.
     open: Vec<usize>,
@@ -266,8 +307,8 @@ struct PassGuard {
 }
 
 impl PassGuard {
-    fn new(repeats: usize) -> Self {
-        Self { outer: PASS.replace(Some(Pass { repeats, ..Pass::default() })) }
+    fn new() -> Self {
+        Self { outer: PASS.replace(Some(Pass::default())) }
     }
 }
 
@@ -283,38 +324,13 @@ impl Pass {
         let outer = self.open.iter().skip(1).next_back().and_then(|&index| self.layers.get(index));
         outer.map_or_else(|| name.to_owned(), |outer| format!("{}/{name}", outer.name))
     }
-
-    fn finish(self) -> Vec<LayerCost> {
-        let profile = LayerProfile { layers: self.layers };
-        let mut inside = vec![(0.0, Some(0.0)); profile.layers.len()];
-        for (layer, parent) in profile.layers.iter().zip(profile.parents()) {
-            if let Some(parent) = parent {
-                let (seconds, flops) = inside[parent];
-                let flops = flops.zip(layer.flops).map(|(sum, flops)| sum + flops);
-                inside[parent] = (seconds + layer.seconds(), flops);
-            }
-        }
-        let mut layers = profile.layers;
-        for (layer, (seconds, flops)) in layers.iter_mut().zip(inside) {
-            // By themselves, those inside may take longer than together.
-            layer.own_seconds = (layer.seconds() - seconds).max(0.0);
-            layer.own_flops = layer.flops.zip(flops).map(|(all, inside)| (all - inside).max(0.0));
-        }
-        layers
-    }
 }
 
 /// What a layer costs by itself.
-fn cost(
-    name: String,
-    depth: usize,
-    repeats: usize,
-    layer: &mut dyn Layer,
-    inputs: &[Array],
-) -> Result<LayerCost> {
+fn cost(name: String, depth: usize, layer: &mut dyn Layer, inputs: &[Array]) -> Result<LayerCost> {
     let trained = layer.trained();
     ffi::eval(trained.iter().chain(inputs))?;
-    let forward_seconds = fastest_seconds(repeats, || layer.run(inputs))?;
+    let forward_seconds = seconds(|| layer.run(inputs))?;
 
     let outputs = floats(layer.run(inputs)?);
     let cotangents = outputs.iter().map(|output| Ok(ones_like(output)?));
@@ -334,7 +350,7 @@ fn cost(
     };
     // Another version of MLX may describe an operation in another way; the times are the same.
     let flops = both().map(|all| Graph::of(&all).ok().map(|graph| graph.total_flops()));
-    let both_seconds = fastest_seconds(repeats, both);
+    let both_seconds = seconds(both);
     layer.set_trained(&trained);
     let shown = |input: &Array| format!("{:?} {:?}", input.shape(), input.dtype());
     Ok(LayerCost {
@@ -350,18 +366,11 @@ fn cost(
     })
 }
 
-/// The time until what `f` records is computed: the fastest of several, after one that prepares kernels.
-///
-/// What else goes on in a machine makes a time longer and never shorter.
-fn fastest_seconds(repeats: usize, mut f: impl FnMut() -> Result<Vec<Array>>) -> Result<f64> {
-    let mut fastest = f64::INFINITY;
+/// The time until what `f` records is computed.
+fn seconds(f: impl FnOnce() -> Result<Vec<Array>>) -> Result<f64> {
+    let began = Instant::now();
     ffi::eval(&f()?)?;
-    for _ in 0..repeats.max(1) {
-        let began = Instant::now();
-        ffi::eval(&f()?)?;
-        fastest = fastest.min(began.elapsed().as_secs_f64());
-    }
-    Ok(fastest)
+    Ok(began.elapsed().as_secs_f64())
 }
 
 /// The arrays that have gradients.

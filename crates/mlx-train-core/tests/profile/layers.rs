@@ -1,11 +1,12 @@
 //! What layers cost, one by one.
 
-use super::models::{Marked, Stacked, data};
+use super::models::{Marked, Stacked, Watched, data};
 use mlx_rs::{Array, module::ModuleParameters};
 use mlx_train_core::{
     Result,
     checkpoint::{CheckpointPolicy, with_policy},
     data::{Batch, Dataset},
+    ffi,
     model::BaseModel,
     profile::{layer, profile_layers},
 };
@@ -100,6 +101,17 @@ fn a_pass_leaves_the_parameters_as_they_were_also_when_it_fails() -> Result<()> 
     // The pass is over: nothing is measured, and each layer runs once.
     model.forward(&data()?.batch(&[0])?.x)?;
     assert_eq!(model.num_calls.value.try_item_cast::<f32>()?.to_bits(), 1.0_f32.to_bits());
+    Ok(())
+}
+
+#[test]
+fn what_comes_after_a_layer_finds_its_own_parameters_in_it() -> Result<()> {
+    let mut model = Watched::new()?;
+    let own = model.linear.weight.value.clone();
+    profile_layers(&mut model, &batch()?, 1)?;
+    // The last of its runs is that in which the layer itself was measured.
+    let last = model.weights.last().expect("it ran");
+    assert!(ffi::is_same_node(last, &own)?);
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use mlx_train_core::{
     loss,
     model::{BaseModel, Loss},
     nn::{Dropout, Linear, Stack},
-    profile::layer,
+    profile::{layer, splits_steps},
     rng,
 };
 use std::slice::from_ref;
@@ -56,6 +56,37 @@ impl BaseModel for Marked {
             dropout.forward(&wide)
         })?;
         Ok(large.mean_axis(-1, true)?)
+    }
+
+    fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
+        loss::mse(&self.forward(x)?, y)
+    }
+}
+
+/// A linear layer, and what a watcher sees each time that it runs.
+#[derive(Debug, mlx_train_core::ModuleParameters)]
+pub struct Watched {
+    #[param]
+    pub linear: Linear,
+    /// Whether steps are split.
+    pub splits: Vec<bool>,
+    /// The weight after the layer has run.
+    pub weights: Vec<Array>,
+}
+
+impl Watched {
+    pub fn new() -> Result<Self> {
+        Ok(Self { linear: Linear::new(8, 1)?, splits: Vec::new(), weights: Vec::new() })
+    }
+}
+
+impl BaseModel for Watched {
+    fn forward(&mut self, x: &Array) -> Result<Array> {
+        self.splits.push(splits_steps());
+        let linear = &mut self.linear;
+        let y = layer("linear", linear, from_ref(x), |linear, x| Ok(linear.forward(&x[0])?))?;
+        self.weights.push(linear.weight.value.clone());
+        Ok(y)
     }
 
     fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {

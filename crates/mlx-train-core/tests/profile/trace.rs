@@ -1,10 +1,10 @@
 //! The trace of a run: what is in it, and that it is one.
 
-use super::models::{Marked, data};
+use super::models::{Marked, Watched, data};
 use mlx_rs::{Array, module::ModuleParameters};
 use mlx_train_core::{
     Result,
-    profile::{Detail, Memory, Phase, Recording, span},
+    profile::{Detail, Memory, MemoryCheck, Phase, Recording, span},
     store::{CheckpointConfig, Checkpoints},
     train::{Event, Precision, ProfileOptions, TrainConfig, Trainer},
 };
@@ -120,6 +120,12 @@ fn the_trace_of_a_run_has_its_phases_its_memory_and_its_layers() {
     for name in ["model", "small", "large", "large/inside"] {
         assert_eq!(count(name), 2, "forward and backward of {name}");
     }
+    let layers = |tid: u64| {
+        let of_track = spans.iter().filter(move |span| span.track == (2, tid));
+        of_track.map(|span| span.name.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(layers(1), ["model", "small", "large", "large/inside"]);
+    assert_eq!(layers(2), ["model", "large", "large/inside", "small"], "the last one first");
 
     let steps: Vec<_> = spans.iter().filter(|span| span.name == "step").collect();
     let numbers: Vec<_> = steps.iter().map(|span| span.args["step"].as_u64().unwrap()).collect();
@@ -153,6 +159,21 @@ fn a_run_with_a_profile_computes_the_bits_of_one_without() {
         let without = train(config.clone(), folders[0].path(), None);
         assert_eq!(train(config, folders[1].path(), Some(&trace)), without, "{precision:?}");
     }
+}
+
+#[test]
+fn two_steps_before_the_recorded_ones_are_split_like_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = Watched::new().unwrap();
+    let trace = folder.path().join("trace.json");
+    let options = ProfileOptions { steps: STEPS, trace, metal_capture: None };
+    let mut config = TrainConfig { steps: 10, sanity_batches: 0, ..config() };
+    // It runs the model, too, without a step.
+    config.memory.memory_check = MemoryCheck::Off;
+    Trainer::new(&mut model, config).unwrap().profile(options).run(data().unwrap()).unwrap();
+    let (yes, no) = (true, false);
+    assert_eq!(model.splits[..8], [no, no, no, yes, yes, yes, yes, yes]);
+    assert_eq!(model.splits[model.splits.len() - 2..], [no, no]);
 }
 
 #[test]
@@ -193,6 +214,7 @@ fn spans_have_the_peak_within_and_the_peak_of_the_process_goes_on() -> Result<()
     let recording = Recording::start(Detail::All);
     {
         let _outer = span(Phase::Step);
+        large(16 << 10)?;
         {
             let _inner = span(Phase::ForwardBackward);
             large(8 << 10)?;
@@ -209,6 +231,7 @@ fn spans_have_the_peak_within_and_the_peak_of_the_process_goes_on() -> Result<()
     // Other tests of this process use memory at the same time.
     assert!(peak("forward + backward") >= 8 << 20 && peak("step") >= peak("forward + backward"));
     assert!(peak("step") >= peak("optimizer") && peak("optimizer") >= 1 << 20);
+    assert!(peak("step") >= 16 << 20, "what was used before the first span inside counts");
     assert!(Memory::now()?.peak_bytes >= before && before >= 64 << 20);
     drop(recording);
     assert!(!mlx_train_core::profile::splits_steps());

@@ -3,10 +3,9 @@
 use super::{args::Command, estimate, profile, settings::Settings, train};
 use crate::{
     Result,
-    estimate::{Backend, Estimate, Machine, Recording, Rows},
+    estimate::{Backend, Estimate, Estimator, Machine, Recording, Rows},
     profile::{Bytes, MlxEnvironment},
     rng,
-    train::TrainConfig,
 };
 
 /// Starts the program anew in the environment that a command computes best in, where this one is not that.
@@ -54,7 +53,7 @@ fn within(budget: Bytes, given: MlxEnvironment, settings: &Settings) -> Result<M
     if machine.backend == Backend::Cpu {
         return Ok(given);
     }
-    let recording = record(settings)?;
+    let recording = record(settings, &machine)?;
     given.within(budget, |megabytes| {
         let machine = with_megabytes(&machine, megabytes);
         Ok(Bytes(Estimate::of(&recording, &machine).peak_bytes))
@@ -62,20 +61,20 @@ fn within(budget: Bytes, given: MlxEnvironment, settings: &Settings) -> Result<M
 }
 
 /// A step as the settings say, which is not computed.
-fn record(settings: &Settings) -> Result<Recording> {
-    let TrainConfig { batch_size, accumulation, seed, ref optimizer, ref groups, .. } =
-        settings.train;
+fn record(settings: &Settings, machine: &Machine) -> Result<Recording> {
+    let mut config = settings.train.clone();
     let rows = if settings.data.has_tokens() {
         Rows::tokens(i32::try_from(settings.data.seq_len).unwrap_or(i32::MAX))
     } else {
         Rows::of(&settings.data.load()?.training.batch(&[0])?)
     };
     // The third micro-batch needs what the second one does.
-    let micro_batches = vec![rows.batch(batch_size)?; accumulation.min(2)];
-    let mut model = rng::scope(&rng::key(seed)?, || settings.model.build())?;
-    let optimizer = optimizer.build(groups)?;
-    let options = settings.train.step_options()?;
-    Recording::of_step(model.as_mut(), &*optimizer, &options, &micro_batches)
+    let micro_batches = vec![rows.batch(config.batch_size)?; config.accumulation.min(2)];
+    let mut model = rng::scope(&rng::key(config.seed)?, || settings.model.build())?;
+    let optimizer = config.optimizer.build(&config.groups)?;
+    let policy = Estimator::new(model.as_mut(), rows, machine.clone()).resolve(&config)?;
+    config.gradient_checkpointing = policy;
+    Recording::of_step(model.as_mut(), &*optimizer, &config.step_options()?, &micro_batches)
 }
 
 /// The machine with so many megabytes in a buffer, or as it is.
@@ -105,7 +104,7 @@ mod tests {
     fn fewer_megabytes_in_a_buffer_are_estimated_to_take_less_memory() -> Result<()> {
         let limits = PerBuffer { operations: 100, mega_elements: 1000 };
         let gpu = Machine { backend: Backend::Cuda(limits), ..Machine::here()? };
-        let recording = record(&settings(&[])?)?;
+        let recording = record(&settings(&[])?, &gpu)?;
         let peak =
             |megabytes| Estimate::of(&recording, &with_megabytes(&gpu, megabytes)).peak_bytes;
         assert_eq!(peak(None), peak(Some(1000)));
