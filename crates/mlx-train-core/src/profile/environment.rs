@@ -43,6 +43,8 @@ pub struct MlxEnvironment {
 /// transformer with an evaluation in between did, on an H200, and with 4000 it did not.
 const CUDA_GRAPHS: (&str, &str) = ("MLX_CUDA_GRAPH_CACHE_SIZE", "4000");
 
+const MEGABYTES_PER_BUFFER: &str = "MLX_MAX_MB_PER_BUFFER";
+
 /// Tells a process that it was started by itself: its id, which stays, and what was set for it.
 const MARK: &str = "MLX_TRAIN_ENVIRONMENT";
 
@@ -112,8 +114,8 @@ impl MlxEnvironment {
 
     /// Whether the megabytes per buffer are still to be chosen: neither this nor the environment says them.
     pub fn leaves_megabytes(&self) -> bool {
-        let is_set = |name: &str| env::var_os(name).is_some();
-        self.max_mb_per_buffer.is_none() && !is_set("MLX_MAX_MB_PER_BUFFER")
+        self.max_mb_per_buffer.is_none()
+            && !is_the_users(MEGABYTES_PER_BUFFER, |name| env::var(name).ok())
     }
 
     /// Every variable that this is about, and its value if it asks for one.
@@ -121,7 +123,7 @@ impl MlxEnvironment {
         let number = |number: Option<u32>| number.map(|number| number.to_string());
         [
             ("MLX_MAX_OPS_PER_BUFFER", number(self.max_ops_per_buffer)),
-            ("MLX_MAX_MB_PER_BUFFER", number(self.max_mb_per_buffer)),
+            (MEGABYTES_PER_BUFFER, number(self.max_mb_per_buffer)),
             (CUDA_GRAPHS.0, has_cuda.then(|| CUDA_GRAPHS.1.to_owned())),
             ("MTL_CAPTURE_ENABLED", self.metal_capture.then(|| "1".to_owned())),
         ]
@@ -134,19 +136,23 @@ impl MlxEnvironment {
         if is_of_this_process(&mark) {
             return Vec::new();
         }
-        // Another process chose these for itself and started this one, which chooses for itself.
-        let inherited: Vec<&str> = mark.split(' ').skip(1).collect();
-        let changes =
-            self.variables(has_cuda).into_iter().filter(|(name, wanted)| match current(name) {
-                None => wanted.is_some(),
-                found => inherited.contains(name) && found != *wanted,
-            });
+        let changes = self
+            .variables(has_cuda)
+            .into_iter()
+            .filter(|(name, wanted)| current(name) != *wanted && !is_the_users(name, &current));
         changes.collect()
     }
 }
 
 /// A variable, and the value that it gets; without one, it goes.
 type Change = (&'static str, Option<String>);
+
+/// Whether the environment `current` has a variable, and not only because another process that was started anew
+/// chose it for itself and then started this one.
+fn is_the_users(name: &str, current: impl Fn(&str) -> Option<String>) -> bool {
+    let mark = current(MARK).unwrap_or_default();
+    current(name).is_some() && !mark.split(' ').skip(1).any(|chosen| chosen == name)
+}
 
 /// Whether a mark was made for this process, and not for one that has started it.
 fn is_of_this_process(mark: &str) -> bool {
