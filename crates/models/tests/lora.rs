@@ -138,6 +138,7 @@ fn merged_it_computes_the_same_with_the_parameters_of_a_plain_model() -> Result<
 fn the_output_is_that_of_the_formula() -> Result<()> {
     let mut layer = LoraLinear::from(mlx_train_core::nn::Linear::new(3, 2)?);
     layer.adapt(&LoraConfig { rank: 2, alpha: 3.0, ..Default::default() })?;
+    assert_eq!((layer.trainable_parameters().flatten().len(), layer.num_parameters()), (2, 4));
     layer.weight.value = Array::from_slice(&[1.0_f32, 0.0, 2.0, 0.0, 1.0, 0.0], &[2, 3]);
     layer.bias.value = Some(Array::from_slice(&[0.5_f32, -0.5], &[2]));
     layer.lora_a.value = Some(Array::from_slice(&[1.0_f32, 1.0, 0.0, 0.0, 0.0, 1.0], &[2, 3]));
@@ -147,6 +148,7 @@ fn the_output_is_that_of_the_formula() -> Result<()> {
     assert_eq!(values(&layer.forward(&x)?), [12.0, 6.0]);
     layer.merge()?;
     assert_eq!(values(&layer.forward(&x)?), [12.0, 6.0]);
+    assert_eq!(layer.trainable_parameters().flatten().len(), 2);
     Ok(())
 }
 

@@ -160,7 +160,7 @@ fn updated(
 #[test]
 fn rounding_keeps_the_mean_of_small_and_large_numbers() -> Result<()> {
     let values: Vec<f32> =
-        (0..4096).map(|at| [1.0, 0.123, -3.3e-2, 1.7e-4, -9e-6][at % 5]).collect();
+        (0..4096).map(|at| [1.003, 0.123, -3.3e-2, 1.7e-4, -9e-6][at % 5]).collect();
     let gradient = Array::from_slice(&values, &[4096]);
     for format in [StateFormat::Bf16, StateFormat::Int8] {
         let optimizer = Lion::default().betas(0.0, 0.0)?.state(format);
@@ -177,9 +177,29 @@ fn rounding_keeps_the_mean_of_small_and_large_numbers() -> Result<()> {
         for (at, sum) in sums.iter().enumerate() {
             let count = f64::from(num_updates) * (4096.0 / 5.0);
             let (mean, expected) = (sum / count, f64::from(values[at]));
-            assert!((mean / expected - 1.0).abs() < 0.02, "{format:?}: {mean}, not {expected}");
+            // The last one is between 0 and the smallest code of a byte, so chance has more of it.
+            let tolerance = if at == 4 { 0.02 } else { 0.002 };
+            assert!(
+                (mean / expected - 1.0).abs() < tolerance,
+                "{format:?}: {mean}, not {expected}"
+            );
         }
     }
+    Ok(())
+}
+
+#[test]
+fn parameters_of_other_names_draw_otherwise() -> Result<()> {
+    let gradient = random::normal::<f32>(&[4096], None, None, &rng::key(3)?)?;
+    let optimizer = Lion::default().betas(0.0, 0.0)?.state(StateFormat::Int8);
+    let codes = |name: &str| -> Result<Vec<f32>> {
+        let parameter = Parameter { name, value: &gradient };
+        let fresh = OptimizerState::new(&optimizer, [parameter])?;
+        let state = updated(&optimizer, &gradient, &fresh, 1)?;
+        Ok(floats(state.arrays().next().expect("codes")))
+    };
+    assert_eq!(codes("layers.0.weight")?, codes("layers.0.weight")?);
+    assert_ne!(codes("layers.0.weight")?, codes("layers.1.weight")?);
     Ok(())
 }
 
