@@ -345,6 +345,32 @@ fn data_in_memory_is_split_by_a_seed() -> Result<()> {
 }
 
 #[test]
+fn losses_without_logits_and_adapters() -> Result<()> {
+    let hidden = Array::from_slice(&[0.1_f32, 0.2, 0.3, 0.4, 0.5, 0.6], &[1, 3, 2]);
+    let output_layer = Linear::new(2, 5)?;
+    let targets = Array::from_slice(&[4, -100, 1], &[1, 3]);
+    // ANCHOR: linear_cross_entropy
+    let options = CrossEntropy { ignore_index: Some(-100), ..Default::default() };
+    let loss = loss::linear_cross_entropy(&hidden, &output_layer.weight, &targets, &options, None)?;
+    // ANCHOR_END: linear_cross_entropy
+    assert!(loss.weight.try_item_exact::<f32>().is_ok_and(|weight| weight > 1.5));
+
+    let text = r#"
+# ANCHOR: lora_toml
+[model]
+name = "transformer"
+preset = "llama-1b"
+lora = { rank = 8, alpha = 16.0, targets = ["q_proj", "v_proj"] }
+# ANCHOR_END: lora_toml
+"#;
+    let mut model = Document::parse(text, Format::Toml)?.section("model").unwrap_or_default();
+    model.take_string("name")?;
+    let config = TransformerConfig::from_document(&model)?;
+    assert!(config.lora.is_some_and(|lora| lora.targets.len() == 2));
+    Ok(())
+}
+
+#[test]
 fn optimizers_and_schedules() -> Result<()> {
     let text = r#"
 # ANCHOR: optimizer_toml
