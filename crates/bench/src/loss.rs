@@ -23,6 +23,7 @@ const TOLERANCE: f32 = 1e-3;
 /// The sizes of the output layer; those of a GPT-2 small are 50304, 16384 and 768 in bf16.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Options of loss")]
+#[group(id = "loss_sizes")]
 pub struct Sizes {
     /// How many classes there are
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(i32).range(1..))]
