@@ -82,7 +82,8 @@ fn failure(error: Error) -> Failure {
             | TrainError::DoesNotFit { .. },
         )
         | Error::Data(DataError::Position { .. })
-        | Error::Checkpoint(_) => Failure::Refused(error),
+        | Error::Checkpoint(_)
+        | Error::CheckpointPolicy(_) => Failure::Refused(error),
         _ => Failure::Failed(error),
     }
 }

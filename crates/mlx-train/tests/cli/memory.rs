@@ -77,3 +77,23 @@ fn what_the_device_does_not_have_is_told_and_the_run_goes_on() {
     );
     stdout(&resumed);
 }
+
+#[test]
+fn a_checkpointing_policy_is_a_flag_and_changes_no_weight() {
+    let folder = folder_with_text();
+    let weights = |output: &str, policy: &str| {
+        stdout(&train(folder.path(), output, &["--gradient-checkpointing", policy]));
+        fs::read(folder.path().join(output).join("weights.safetensors")).unwrap()
+    };
+    let expected = weights("none", "none");
+    assert!(weights("full", "full") == expected);
+    assert!(weights("selective", "selective=[attention,mlp]") == expected);
+    let config = fs::read_to_string(folder.path().join("selective/config.toml")).unwrap();
+    assert!(config.contains("gradient_checkpointing = \"selective=[attention,mlp]\""), "{config}");
+
+    let refused = train(folder.path(), "other", &["--gradient-checkpointing=fulll"]);
+    assert!(refusal(&refused, 2).contains("`fulll` is no checkpointing policy"));
+    let refused = train(folder.path(), "other", &["--gradient-checkpointing=selective=[atention]"]);
+    let message = refusal(&refused, 2);
+    assert!(message.contains("`atention`") && message.contains("`attention`, `mlp`"), "{message}");
+}
