@@ -10,7 +10,7 @@ use crate::{
     Error, Result,
     checkpoint::CheckpointPolicy,
     estimate::{AtPeak, Estimate, Estimator, Fit, Limit, LimitSource, Machine, Rows, Sizes},
-    ffi::device_info,
+    ffi::{device_info, has_cuda},
     mlx_rs::Dtype,
     model::BaseModel,
     profile::{Bytes, MemoryLimits},
@@ -19,14 +19,22 @@ use crate::{
     train::{Precision, TrainConfig},
 };
 use serde_json::{Value, json};
+use signal_hook::low_level;
 use std::io::Write;
 
 pub(super) fn run(args: &EstimateArgs, out: &mut impl Write) -> Result<(), Failure> {
     let estimated = Estimated::new(args).map_err(Failure::Refused)?;
     if args.json {
-        return print_json(&estimated.to_json(), out);
+        print_json(&estimated.to_json(), out)?;
+    } else {
+        out.write_all(estimated.to_text().as_bytes())?;
     }
-    Ok(out.write_all(estimated.to_text().as_bytes())?)
+    out.flush()?;
+    if has_cuda() {
+        // MLX 0.32.2 aborts at the end of a process that has opened the GPU and computed nothing on it.
+        low_level::exit(0);
+    }
+    Ok(())
 }
 
 /// The settings of what is estimated.
