@@ -395,6 +395,9 @@ mod tests {
         // (4, 8, 64, 128) in another order than its axes, as rows of a matrix.
         let rows = heads.reshape(&[512, 512])?;
         assert_eq!(peak(&[rows], &[&x], &machine(true))?, 2 * MIB);
+        // The rows of a head lie apart, so each product has a copy of its own until it has run.
+        let scores = matmul(&heads, heads.transpose_axes(&[0, 1, 3, 2])?)?; // (4, 8, 64, 64)
+        assert_eq!(peak(&[scores], &[&x], &machine(true))?, 3 * MIB + MIB / 2);
         let transposed = matmul(&w, w.transpose_axes(&[1, 0])?)?;
         assert_eq!(peak(&[transposed], &[&w], &machine(true))?, 2 * MIB);
         Ok(())
