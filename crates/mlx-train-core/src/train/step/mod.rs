@@ -186,7 +186,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     /// Starts to compute the update a few parameters at a time, so that only these have temporary arrays. MLX
     /// goes through the graph of a step by its depth, and would have those of all.
     ///
-    /// With compilation there are none: one kernel makes the new arrays of a parameter in the place of the old.
+    /// With compilation there are none: one kernel makes the new arrays of a parameter, and the old ones go with it.
     fn start_in_order<'v>(
         &self,
         values: &[Array],
