@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod collectives;
+mod data_parallel;
 mod deadlines;
 mod gradients;
 mod ranks;

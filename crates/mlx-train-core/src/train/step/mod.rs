@@ -1,5 +1,6 @@
 //! One training step: gradients of the loss, clipping, the optimizer's update, as one traced function.
 
+mod data_parallel;
 mod gradients;
 mod lent;
 mod options;
@@ -29,6 +30,7 @@ use super::{TrainError, parameters};
 use crate::{
     Result,
     data::Batch,
+    distributed::Group,
     ffi,
     model::BaseModel,
     optim::Optimizer,
@@ -88,6 +90,25 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         seed: u64,
         options: StepOptions,
     ) -> Result<Self> {
+        Self::data_parallel(&Group::alone(), model, optimizer, seed, options)
+    }
+
+    /// As [`TrainStep::new`], of all ranks of a group together (data parallelism).
+    ///
+    /// Each rank passes its own rows to [`TrainStep::run`], and all make the same update: that of the mean loss
+    /// over the rows of all ranks, by [`Loss::weight`](crate::model::Loss::weight). Ranks begin with the parameters
+    /// of rank 0 and take as many micro-batches as each other in a step. Dropout differs from rank to rank. A rank
+    /// that waits longer for the others than the group's limit ends.
+    ///
+    /// # Errors
+    /// As [`TrainStep::new`].
+    pub fn data_parallel(
+        group: &Group,
+        model: &'a mut M,
+        optimizer: impl Optimizer + 'a,
+        seed: u64,
+        options: StepOptions,
+    ) -> Result<Self> {
         options.check()?;
         let limit = options.limit()?;
         let StepOptions { precision, ema_decay, .. } = options;
@@ -101,6 +122,14 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
 
         let others = parameters::names(model).into_iter();
         let others: Vec<_> = others.filter(|name| !state.names.contains(name)).collect();
+        if !group.is_alone() {
+            let all = parameters::names(model);
+            let values = parameters::get(model, &all)?;
+            let values = values.iter().map(|value| group.broadcast(value, 0));
+            let values = values.collect::<Result<Vec<_>>>()?;
+            group.eval("the parameters of rank 0", &values)?;
+            parameters::set(model, &all, &values)?;
+        }
         let program = Rc::new(Program {
             optimizer: Box::new(optimizer),
             options,
@@ -108,6 +137,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
             moving: vec![Cell::new(false); others.len()],
             names: state.names.iter().cloned().chain(others).collect(),
             layout: state.carried.layout()?,
+            group: group.clone(),
             model: RefCell::new(model),
         });
         let traced = |f: fn(&Program<'a, M>, &[Array]) -> Result<Vec<Array>>| {
@@ -157,6 +187,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         let reported = [&loss.value, &loss.weight, &grad_norm, &finite];
         let reported = reported.into_iter().chain(&squared_grad_norms);
         let state = self.state.carried.arrays();
+        let _deadline = self.program.group.deadline("the gradients of all ranks")?;
         if !self.whole.is_compiled() {
             self.start_in_order(&values, reported.clone())?;
         }

@@ -6,12 +6,15 @@
 
 use super::{
     StepOptions,
+    data_parallel::{draws_of_rank, mean_of_moved},
     gradients::{Gradients, Mean},
     reader::Reader,
     state::Carried,
     update::Update,
 };
-use crate::{Error, Result, batch::Batch, model::BaseModel, optim::Optimizer, rng};
+use crate::{
+    Error, Result, batch::Batch, distributed::Group, model::BaseModel, optim::Optimizer, rng,
+};
 use mlx_rs::Array;
 use std::{
     cell::{Cell, RefCell, RefMut},
@@ -24,6 +27,8 @@ pub(super) struct Program<'a, M: ?Sized> {
     pub(super) model: RefCell<&'a mut M>,
     pub(super) optimizer: Box<dyn Optimizer + 'a>,
     pub(super) options: StepOptions,
+    /// The ranks that take each step together.
+    pub(super) group: Group,
     /// The names of all parameters: the trained ones, then the others.
     pub(super) names: Vec<Rc<str>>,
     pub(super) num_trained: usize,
@@ -72,11 +77,17 @@ impl<'a, M: BaseModel + ?Sized> Program<'a, M> {
         let draws;
         (state.key, draws) = rng::split(&state.key)?;
         let compute = self.to_compute(&parameters)?;
+        let draws = draws_of_rank(&self.group, &draws)?;
         let Gradients { mean, others: moved } =
             self.gradients(&compute, &others, &batch, &draws)?;
+        let mean = mean.over(&self.group)?;
         let update = self.update(&parameters, &state, &mean, &learning_rate)?;
         let guarded = |(moving, (now, before)): (&Cell<bool>, (&Array, &Array))| {
-            if moving.get() { update.guard(now, before) } else { Ok(before.clone()) }
+            if moving.get() {
+                update.guard(&mean_of_moved(&self.group, now)?, before)
+            } else {
+                Ok(before.clone())
+            }
         };
         let others = self.moving.iter().zip(moved.iter().zip(&others)).map(guarded);
         let others = others.collect::<Result<Vec<_>>>()?;
@@ -96,6 +107,7 @@ impl<'a, M: BaseModel + ?Sized> Program<'a, M> {
         let batch = read_batch(inputs)?;
 
         let (key, draws) = rng::split(&key)?;
+        let draws = draws_of_rank(&self.group, &draws)?;
         let gradients = self.gradients(&compute, &others, &batch, &draws)?;
         let mean = mean.merge(&gradients.mean)?;
         Ok([gradients.others, mean.into_arrays(), vec![key]].concat())
@@ -113,8 +125,11 @@ impl<'a, M: BaseModel + ?Sized> Program<'a, M> {
         let learning_rate = inputs.one()?;
         let pairs = inputs.rest();
 
+        let mean = mean.over(&self.group)?;
         let update = self.update(&parameters, &state, &mean, &learning_rate)?;
-        let moved = pairs.chunks_exact(2).map(|pair| update.guard(&pair[1], &pair[0]));
+        let moved = pairs
+            .chunks_exact(2)
+            .map(|pair| update.guard(&mean_of_moved(&self.group, &pair[1])?, &pair[0]));
         let moved = moved.collect::<Result<Vec<_>>>()?;
         let Update { parameters, state, report, .. } = update;
         Ok([parameters, state.arrays(), report.into_arrays(), moved].concat())
