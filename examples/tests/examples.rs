@@ -116,6 +116,27 @@ fn a_model_of_your_own_trains_in_a_program_of_your_own() {
 }
 
 #[test]
+fn two_ranks_train_as_one_process_does() {
+    let program = env!("CARGO_BIN_EXE_data_parallel");
+    let loss = |text: &str| -> Vec<f64> {
+        let losses = text.lines().filter_map(|line| line.split("loss ").nth(1)?.parse().ok());
+        losses.collect()
+    };
+    let alone = loss(&run(program, folder().path(), &[]));
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let launch = mlx_train::launch::Launch::new(vec![program.into()], 2).unwrap();
+    let ended = launch.run(&mlx_train::launch::Stop::default(), &mut out, &mut err).unwrap();
+    assert_eq!(ended.exit_code, 0, "{}", String::from_utf8_lossy(&err));
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.starts_with("[0] step 20"), "{text}");
+    let together = loss(&text);
+    assert_eq!((alone.len(), together.len()), (3, 3), "{text}");
+    for (alone, together) in alone.iter().zip(&together) {
+        assert!((alone - together).abs() < 2e-3, "{alone} alone and {together} together");
+    }
+}
+
+#[test]
 fn a_loop_of_your_own_goes_on_where_it_was_interrupted() {
     let program = env!("CARGO_BIN_EXE_own_loop");
     let (whole, parts) = (folder(), folder());
