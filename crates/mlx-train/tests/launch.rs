@@ -101,6 +101,22 @@ fn the_first_failure_is_told_ends_the_others_and_is_the_exit_code() {
 }
 
 #[test]
+fn what_ranks_have_started_ends_with_them_and_what_they_leave_behind_holds_nobody_up() {
+    // Rank 0 waits for another process; rank 1 fails, and leaves one behind that keeps its output open.
+    let script = "if [ $MLX_RANK = 0 ]; then \
+                  (trap 'echo ended; exit' TERM; echo ready; while true; do sleep 0.05; done) & wait; \
+                  else sleep 60 & echo $!; sleep 1; exit 3; fi";
+    let began = Instant::now();
+    let ended = run("2", script);
+    assert_eq!(ended.status.code(), Some(3));
+    assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
+    let stdout = text(&ended.stdout);
+    assert!(stdout.contains("[0] ready\n") && stdout.contains("[0] ended\n"), "{stdout}");
+    let left = stdout.lines().find_map(|line| line.strip_prefix("[1] ")).unwrap();
+    kill_process(Pid::from_raw(left.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+}
+
+#[test]
 fn a_killed_rank_takes_the_group_down() {
     let launched = Launched::start(3, "");
     kill_process(launched.pids[2], Signal::KILL).unwrap();

@@ -6,7 +6,7 @@ use super::{
     lines::{self, Line},
 };
 use crate::{Error, Result};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::{
     ffi::OsString,
     io::Write,
@@ -92,6 +92,7 @@ impl Ranks {
     ) -> Ended {
         let mut failure: Option<Failure> = None;
         let mut num_requests = 0;
+        let mut ended_at: Option<Instant> = None;
         loop {
             let is_over = match self.lines.recv_timeout(INTERVAL) {
                 Ok(line) => {
@@ -118,9 +119,12 @@ impl Ranks {
             if failure.as_ref().is_some_and(|failure| failure.at.elapsed() > limit) {
                 self.signal(Signal::KILL);
             }
-            let all_ended = self.ranks.iter().all(|rank| rank.status.is_some());
-            if all_ended && is_over {
-                break;
+            if self.ranks.iter().all(|rank| rank.status.is_some()) {
+                // Something that a rank has left behind may hold its output for ever.
+                let ended_at = *ended_at.get_or_insert_with(Instant::now);
+                if is_over || ended_at.elapsed() > limit {
+                    break;
+                }
             }
             if is_over {
                 std::thread::sleep(INTERVAL);
@@ -154,20 +158,23 @@ impl Ranks {
         }
     }
 
-    /// Sends a signal to all that still run.
-    fn signal(&mut self, signal: Signal) {
-        for rank in self.ranks.iter().filter(|rank| rank.status.is_none()) {
-            if let Some(pid) = rank.pid() {
-                // One that has just ended needs no signal.
-                _ = kill_process(pid, signal);
-            }
-        }
+    /// Sends a signal to all that still run, and to what they have started.
+    fn signal(&self, signal: Signal) {
+        self.ranks.iter().filter(|rank| rank.status.is_none()).for_each(|rank| rank.signal(signal));
     }
 }
 
 impl Rank {
     fn pid(&self) -> Option<Pid> {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+    }
+
+    /// Sends a signal to its process group, which it leads: a script's own processes are in it.
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid() {
+            // One that has just ended needs no signal.
+            _ = kill_process_group(pid, signal);
+        }
     }
 
     /// For how long it has been stopped, as far as it was seen.
@@ -183,9 +190,8 @@ impl Rank {
 
 impl Drop for Ranks {
     fn drop(&mut self) {
+        self.signal(Signal::KILL);
         for rank in self.ranks.iter_mut().filter(|rank| rank.status.is_none()) {
-            // One that cannot be killed has ended.
-            _ = rank.child.kill();
             _ = rank.child.wait();
         }
     }
