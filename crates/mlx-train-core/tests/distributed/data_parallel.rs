@@ -94,10 +94,14 @@ fn train(
             reported.extend(numbers(array)?);
         }
     }
+    let names = step.state().parameter_names().iter().map(|name| format!("ema.{name}"));
+    let averages = step.state().averaged_weights().expect("weights are averaged");
+    let averages = names.zip(averages).map(|(name, value)| Ok((name, numbers(value)?)));
+    let averages = averages.collect::<Result<Parameters>>()?;
     drop(step);
     let parameters = model.parameters().flatten().into_iter();
     let parameters = parameters.map(|(name, value)| Ok((name.to_string(), numbers(value)?)));
-    Ok((reported, parameters.collect::<Result<_>>()?))
+    Ok((reported, parameters.chain(averages.into_iter().map(Ok)).collect::<Result<_>>()?))
 }
 
 fn assert_close(what: &str, ours: &[f32], one: &[f32], tolerance: f32) {

@@ -18,6 +18,7 @@ pub use precision::Precision;
 pub use state::{StateArrays, TrainState};
 
 use self::{
+    data_parallel::take_parameters_of_first,
     gradients::Mean,
     lent::Lent,
     program::{Program, batch_inputs},
@@ -48,8 +49,9 @@ use std::{
 ///
 /// The gradient is that of the mean loss over all micro-batches by
 /// [`Loss::weight`](crate::model::Loss::weight): unequal micro-batches give the update of one large batch.
-/// Each micro-batch is computed before the next, so that memory does not grow with their number. Draws (dropout) come from the state's key, which moves on. Arrays are computed at
-/// the end of the step, and nothing is read back.
+/// Each micro-batch is computed before the next, so that memory does not grow with their number. Draws
+/// (dropout) come from the state's key, which moves on. Arrays are computed at the end of the step, and nothing
+/// is read back.
 ///
 /// The step is one function of arrays, with several micro-batches three, whose inputs hold all that changes
 /// from step to step. It runs as it is, or MLX traces it once for each kind of batch ([`CompileMode`]). What
@@ -112,6 +114,8 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         options.check()?;
         let limit = options.limit()?;
         let StepOptions { precision, ema_decay, .. } = options;
+        // Before the state, whose averaged weights begin with them.
+        take_parameters_of_first(group, model)?;
         let state = TrainState::new(model, &optimizer, seed, precision, ema_decay.is_some())?;
         let trained = parameters::get(model, &state.names)?;
         let trained = trained.iter().map(|value| precision.to_parameter(value));
@@ -122,14 +126,6 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
 
         let others = parameters::names(model).into_iter();
         let others: Vec<_> = others.filter(|name| !state.names.contains(name)).collect();
-        if !group.is_alone() {
-            let all = parameters::names(model);
-            let values = parameters::get(model, &all)?;
-            let values = values.iter().map(|value| group.broadcast(value, 0));
-            let values = values.collect::<Result<Vec<_>>>()?;
-            group.eval("the parameters of rank 0", &values)?;
-            parameters::set(model, &all, &values)?;
-        }
         let program = Rc::new(Program {
             optimizer: Box::new(optimizer),
             options,
