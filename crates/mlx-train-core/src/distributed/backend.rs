@@ -25,12 +25,7 @@ impl Backend {
 
     /// Its name, as MLX and hostfiles have it.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Ring => "ring",
-            Self::Mpi => "mpi",
-            Self::Nccl => "nccl",
-            Self::Jaccl => "jaccl",
-        }
+        self.c_name().to_str().unwrap_or_default()
     }
 
     pub(super) fn c_name(self) -> &'static CStr {

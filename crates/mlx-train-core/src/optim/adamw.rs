@@ -19,8 +19,9 @@ use mlx_rs::{Array, Dtype};
 /// w = (1 - a decay) w - a / (1 - b1^t) · m / (sqrt(v / (1 - b2^t)) + epsilon)
 /// ```
 ///
-/// State: `m` and `v`, of the parameter's shape, unless [`AdamW::state`] says otherwise. Source: Loshchilov and Hutter, arXiv:1711.05101,
-/// algorithm 2; the numbers are those of Python MLX's `AdamW(bias_correction=True)`.
+/// State: `m` and `v`, of the parameter's shape, unless [`AdamW::state`] says otherwise. Source:
+/// Loshchilov and Hutter, arXiv:1711.05101, algorithm 2; the numbers are those of Python MLX's
+/// `AdamW(bias_correction=True)`.
 ///
 /// ```
 /// use mlx_train_core::optim::{AdamW, WeightDecay};

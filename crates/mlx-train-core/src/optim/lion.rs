@@ -19,9 +19,10 @@ use mlx_rs::{Array, ops::sign};
 /// w = (1 - a decay) w - a sign(c)
 /// ```
 ///
-/// State: `m`, of the parameter's shape, unless [`Lion::state`] says otherwise. Every element moves by the learning rate, so that a rate
-/// of a third to a tenth of AdamW's, with as much more decay, does as much. Source: Chen et al.,
-/// arXiv:2302.06675, algorithm 2 and section 5; the numbers are those of Python MLX's `Lion`.
+/// State: `m`, of the parameter's shape, unless [`Lion::state`] says otherwise. Every element moves by
+/// the learning rate, so that a rate of a third to a tenth of AdamW's, with as much more decay, does as
+/// much. Source: Chen et al., arXiv:2302.06675, algorithm 2 and section 5; the numbers are those of
+/// Python MLX's `Lion`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lion {
     beta1: f64,

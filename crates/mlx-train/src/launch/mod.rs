@@ -10,7 +10,10 @@ mod ranks;
 
 pub use ranks::Ended;
 
-use crate::{Error, Result, distributed::Backend};
+use crate::{
+    Error, Result,
+    distributed::{Backend, DistributedError},
+};
 use environment::Place;
 use ranks::Ranks;
 use std::{
@@ -66,9 +69,7 @@ impl Launch {
             Backend::Ring => {}
             Backend::Nccl if backend.is_available() => {}
             Backend::Nccl => {
-                return Err(Error::message(
-                    "the backend nccl is not there: it needs an NVIDIA GPU for each rank and MLX for CUDA; use ring",
-                ));
+                return Err(DistributedError::NoBackend { backend }.into());
             }
             Backend::Mpi => {
                 return Err(Error::message(
