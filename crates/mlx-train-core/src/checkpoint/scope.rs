@@ -86,10 +86,7 @@ pub fn with_policy<T>(policy: &CheckpointPolicy, f: impl FnOnce() -> Result<T>) 
     if let CheckpointPolicy::Auto(_) = policy {
         return Err(PolicyError::Unresolved { policy: policy.to_string() }.into());
     }
-    let outer = SCOPE.replace(Scope::new(policy.clone()));
-    let result = catch_unwind(AssertUnwindSafe(f));
-    let scope = SCOPE.replace(outer);
-    let value = result.unwrap_or_else(|panic| resume_unwind(panic))?;
+    let (value, scope) = within(policy.clone(), f)?;
     scope.check()?;
     SCOPE.with_borrow_mut(|outer| outer.meet(scope));
     Ok(value)
@@ -119,10 +116,15 @@ pub(super) fn is_constant(array: &Array) -> Result<bool> {
 /// The names of the parts that run in `f`.
 pub(crate) fn parts_in<T>(f: impl FnOnce() -> Result<T>) -> Result<BTreeSet<&'static str>> {
     // Parts are noted where some may be named.
-    let outer = SCOPE.replace(Scope::new(CheckpointPolicy::Selective(Vec::new())));
+    Ok(within(CheckpointPolicy::Selective(Vec::new()), f)?.1.parts)
+}
+
+/// Runs `f` in a scope of its own, and returns that with what `f` returns.
+fn within<T>(policy: CheckpointPolicy, f: impl FnOnce() -> Result<T>) -> Result<(T, Scope)> {
+    let outer = SCOPE.replace(Scope::new(policy));
     let result = catch_unwind(AssertUnwindSafe(f));
     let scope = SCOPE.replace(outer);
-    result.unwrap_or_else(|panic| resume_unwind(panic)).map(|_| scope.parts)
+    Ok((result.unwrap_or_else(|panic| resume_unwind(panic))?, scope))
 }
 
 /// Runs `f` as the inside of something that is checkpointed, now or when it runs again.

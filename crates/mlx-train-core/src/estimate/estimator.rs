@@ -84,6 +84,14 @@ impl<'m, M: BaseModel + ?Sized> Estimator<'m, M> {
     /// # Errors
     /// What the step returns when it is refused: batches that do not fit the model, nothing to train.
     pub fn estimate(&mut self, config: &TrainConfig) -> Result<Estimate> {
+        Ok(Estimate::of(&self.record(config)?, &self.machine))
+    }
+
+    /// The step that this config says, its policy resolved: what estimates for several machines are made of.
+    ///
+    /// # Errors
+    /// As [`Estimator::estimate`].
+    pub fn record(&mut self, config: &TrainConfig) -> Result<Recording> {
         let batch = self.rows.batch(config.batch_size)?;
         let micro_batches = vec![batch; config.accumulation.min(MAX_RECORDED)];
         let options = config.step_options()?;
@@ -94,8 +102,7 @@ impl<'m, M: BaseModel + ?Sized> Estimator<'m, M> {
             built = config.optimizer.build(&config.groups)?;
             &*built
         };
-        let recording = Recording::of_step(self.model, optimizer, &options, &micro_batches)?;
-        Ok(Estimate::of(&recording, &self.machine))
+        Recording::of_step(self.model, optimizer, &options, &micro_batches)
     }
 
     /// Each policy with what a step then needs and the largest batch that fits `limit_bytes`, by the arithmetic
@@ -174,7 +181,9 @@ impl<'m, M: BaseModel + ?Sized> Estimator<'m, M> {
                 gradient_checkpointing: policy.clone(),
                 ..config.clone()
             };
-            let estimate = self.estimate(&near)?;
+            // As many rows at a time are accumulated as often: that is known.
+            let is_known = batch_size == config.batch_size;
+            let estimate = if is_known { fit.estimate } else { self.estimate(&near)? };
             if estimate.peak_bytes <= limit_bytes {
                 changes.push(Change { batch_size, accumulation, policy, estimate });
             }

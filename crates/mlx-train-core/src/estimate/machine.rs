@@ -6,7 +6,7 @@
 use crate::{
     Result,
     ffi::{DeviceInfo, device_info},
-    profile::peak_flops,
+    profile::{peak_flops, status_bytes},
 };
 use mlx_rs::Dtype;
 use std::env;
@@ -177,9 +177,7 @@ fn from_environment<T: std::str::FromStr>(name: &str) -> Option<T> {
 
 /// The memory of the machine, where the system tells it in a file (Linux).
 fn ram_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    status_bytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
 }
 
 #[cfg(test)]

@@ -93,8 +93,8 @@ impl fmt::Display for Memory {
     }
 }
 
-/// A line of Linux's `/proc/self/status`, such as `VmRSS:   1024 kB`.
-fn status_bytes(status: &str, name: &str) -> Option<u64> {
+/// A line of Linux's `/proc/self/status` or `/proc/meminfo`, such as `VmRSS:   1024 kB`.
+pub(crate) fn status_bytes(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)

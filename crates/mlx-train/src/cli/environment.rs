@@ -68,13 +68,10 @@ fn record(settings: &Settings, machine: &Machine) -> Result<Recording> {
     } else {
         Rows::of(&settings.data.load()?.training.batch(&[0])?)
     };
-    // The third micro-batch needs what the second one does.
-    let micro_batches = vec![rows.batch(config.batch_size)?; config.accumulation.min(2)];
     let mut model = rng::scope(&rng::key(config.seed)?, || settings.model.build())?;
-    let optimizer = config.optimizer.build(&config.groups)?;
-    let policy = Estimator::new(model.as_mut(), rows, machine.clone()).resolve(&config)?;
-    config.gradient_checkpointing = policy;
-    Recording::of_step(model.as_mut(), &*optimizer, &config.step_options()?, &micro_batches)
+    let mut estimator = Estimator::new(model.as_mut(), rows, machine.clone());
+    config.gradient_checkpointing = estimator.resolve(&config)?;
+    estimator.record(&config)
 }
 
 /// The machine with so many megabytes in a buffer, or as it is.
