@@ -49,8 +49,10 @@ pub(super) fn command(program: &str) -> clap::Command {
             })
         })
         .mut_subcommand("launch", |launch| {
-            let inner = format!("launch -n 2 -- {program} train --config train.toml");
-            launch.after_help(examples(&[inner.as_str(), "launch -n 4 --port 5000 -- ./my-model"]))
+            launch.after_help(examples(&[
+                "launch -n 2 -- ./my-model",
+                "launch -n 4 --port 5000 -- ./my-model",
+            ]))
         })
         .mut_subcommand("generate", |generate| {
             generate.after_help(examples(&[

@@ -68,7 +68,8 @@ fn refuse_ranks() -> Result<()> {
     match Backend::of_environment() {
         None => Ok(()),
         Some(backend) => Err(Error::message(format!(
-            "this process is a rank of a group over {backend}, and `train` does not split a run over ranks yet;              start it without `launch`, or join the group with `distributed::Group` in a program of your own"
+            "this process is a rank of a group over {backend}, and `train` does not split a run over ranks yet; \
+             start it without `launch`, or join the group with `distributed::Group` in a program of your own"
         ))),
     }
 }

@@ -47,7 +47,7 @@ impl Launch {
     pub fn new(command: Vec<OsString>, world_size: usize) -> Result<Self> {
         if command.is_empty() {
             return Err(Error::message(
-                "there is no command to launch; give it after `--`, as in `launch -n 2 -- my-model train`",
+                "there is no command to launch; give it after `--`, as in `launch -n 2 -- ./my-model`",
             ));
         }
         if !(1..=Self::MAX_RANKS).contains(&world_size) {
