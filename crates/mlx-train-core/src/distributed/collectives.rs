@@ -1,7 +1,8 @@
 //! Operations in which all ranks take part, with their gradients.
 //!
-//! Every rank has to record the same collectives in the same order, or all wait until the deadline. The gradient
-//! of a collective is that of the sum of the losses of all ranks, `L = L_0 + L_1 + …`, with respect to this rank's
+//! Every rank has to compute the same collectives in the same order, or they take each other's numbers, or wait until
+//! the deadline. MLX derives the order from the graph that it evaluates: what ranks compute in one evaluation has to
+//! be of the same operations on all of them, and what is not is computed before. The gradient of a collective is that of the sum of the losses of all ranks, `L = L_0 + L_1 + …`, with respect to this rank's
 //! input: sums and gathers turn around into sums and scatters. Where all ranks go on to compute one and the same
 //! loss, as in tensor parallelism, see [`Group::copy_to_parallel`] and its neighbours.
 
@@ -15,7 +16,7 @@ use crate::{
 };
 use mlx_rs::{
     Dtype,
-    ops::{indexing::TryIndexOp, zeros_dtype},
+    ops::{indexing::TryIndexOp, select, zeros_dtype},
     stop_gradient,
 };
 use std::slice::from_ref;
@@ -85,25 +86,15 @@ impl Group {
         if x.dtype() == Dtype::Bool {
             return Ok(self.broadcast(&x.as_dtype(Dtype::Uint8)?, root)?.as_dtype(Dtype::Bool)?);
         }
-        // Ranks that contribute nothing take part in the sum of the gradients all the same.
-        let of_root = move |group: &Self, sum: Array, like: &Array| -> Result<Array> {
-            if group.rank() == root {
-                return Ok(sum);
-            }
-            let nothing = zeros_dtype(like.shape(), like.dtype())?;
-            let nothing = ffi::depends(&[nothing], &[sum])?;
-            nothing.into_iter().next().ok_or_else(lost)
+        // Ranks that contribute nothing take part all the same, by the operations that `root` has.
+        let is_root = self.rank() == root;
+        let of_root = move |x: &Array| {
+            Ok(select(Array::from_bool(is_root), x, zeros_dtype(&[], x.dtype())?)?)
         };
         self.with_gradient(
             x,
-            move |group, x| {
-                if group.rank() == root {
-                    group.sum(x)
-                } else {
-                    group.sum(&zeros_dtype(x.shape(), x.dtype())?)
-                }
-            },
-            move |group, gradient| of_root(group, group.sum(gradient)?, gradient),
+            move |group, x| group.sum(&of_root(x)?),
+            move |group, gradient| of_root(&group.sum(gradient)?),
         )
     }
 

@@ -62,6 +62,25 @@ fn two_three_and_four_ranks_compute_what_arithmetic_says() {
 }
 
 #[test]
+fn arrays_that_are_not_computed_yet_keep_their_order() {
+    run("collectives::arrays_that_are_not_computed_yet_keep_their_order", 2, |group| {
+        // More of them, with more behind each, than MLX looks at side by side.
+        let bring = |index: i32| -> Result<Array> {
+            let x = Array::from_int(index).multiply(Array::from_int(2))?;
+            Ok(x.add(Array::from_int(1000 * group.rank() as i32))?.reshape(&[1])?)
+        };
+        let indices = 0..60;
+        let sent = indices.clone().map(|index| group.broadcast(&bring(index)?, 1));
+        let sent = sent.collect::<Result<Vec<_>>>()?;
+        group.eval("the test", &sent)?;
+        for (index, x) in indices.zip(&sent) {
+            assert_eq!(numbers(x)?, [(1000 + 2 * index) as f32]);
+        }
+        group.barrier()
+    });
+}
+
+#[test]
 fn arrays_pass_around_a_ring() {
     run("collectives::arrays_pass_around_a_ring", 3, |group| {
         let (rank, size) = (group.rank(), group.world_size());

@@ -1,7 +1,7 @@
 //! One step of several ranks, each of which has its own rows of the batch.
 
 use super::gradients::Mean;
-use crate::{Result, distributed::Group, model::Loss, train::parameters};
+use crate::{Result, distributed::Group, ffi, model::Loss, train::parameters};
 use mlx_rs::{
     Array, Dtype,
     module::ModuleParameters,
@@ -23,6 +23,8 @@ where
     }
     let names = parameters::names(model);
     let values = parameters::get(model, &names)?;
+    // Ranks may have come to their own ones in different ways, by which MLX would order the collectives.
+    ffi::eval(&values)?;
     let values = values.iter().map(|value| group.broadcast(value, 0));
     let values = values.collect::<Result<Vec<_>>>()?;
     group.eval("the parameters of rank 0", &values)?;
