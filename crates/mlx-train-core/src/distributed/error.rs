@@ -1,6 +1,6 @@
 //! What processes that train together fail with.
 
-use super::Backend;
+use super::{Backend, Parallelism, Split};
 use std::time::Duration;
 
 /// What a group of processes, or a collective in it, is refused for.
@@ -36,6 +36,39 @@ pub enum DistributedError {
     NoSplit {
         /// The backend.
         backend: Backend,
+    },
+    /// A text that is no layout of ranks.
+    #[error(
+        "`{text}` is no layout of ranks ({reason}); write `none`, or how many parts there are of each way by commas, \
+         such as `dp=4`, `fsdp=4`, `tp=2`, `pp=2` or `dp=2,tp=2`"
+    )]
+    Parallelism {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A layout for another number of ranks.
+    #[error(
+        "the layout `{parallelism}` takes {} ranks and there are {world_size}; start as many, or write a layout \
+         whose product is {world_size}", .parallelism.num_ranks()
+    )]
+    WorldSize {
+        /// The layout.
+        parallelism: Parallelism,
+        /// How many ranks there are.
+        world_size: usize,
+    },
+    /// An array that cannot be cut like that.
+    #[error(
+        "axis {} of an array {shape:?} cannot be cut into {} equal parts, of which number {} is held",
+        .split.axis, .split.parts, .split.part
+    )]
+    Split {
+        /// The shape of the array.
+        shape: Vec<i32>,
+        /// The cut.
+        split: Split,
     },
     /// A rank that the group does not have, or this one itself.
     #[error("rank {rank} cannot {what} rank {peer} of {world_size}{hint}")]

@@ -8,9 +8,15 @@ mod backend;
 mod collectives;
 mod error;
 mod group;
+mod mesh;
+mod parallelism;
+mod placement;
 mod watch;
 
 pub use backend::Backend;
 pub use error::DistributedError;
 pub use group::Group;
+pub use mesh::Mesh;
+pub use parallelism::Parallelism;
+pub use placement::{Placement, Split};
 pub use watch::{DEADLINE_EXIT_STATUS, Deadline, LAUNCHER};
