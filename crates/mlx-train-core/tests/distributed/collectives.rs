@@ -5,7 +5,7 @@ use mlx_rs::Dtype;
 use mlx_train_core::{Array, Result, distributed::Group};
 
 /// Sums what all ranks bring, element by element.
-fn total(world_size: usize, shape: &[i32]) -> Result<Vec<f32>> {
+pub fn total(world_size: usize, shape: &[i32]) -> Result<Vec<f32>> {
     let mut total = vec![0.0; shape.iter().product::<i32>() as usize];
     for rank in 0..world_size {
         for (sum, x) in total.iter_mut().zip(numbers(&brought(rank, shape))?) {
@@ -15,7 +15,7 @@ fn total(world_size: usize, shape: &[i32]) -> Result<Vec<f32>> {
     Ok(total)
 }
 
-fn all_collectives(group: &Group) -> Result<()> {
+pub fn all_collectives(group: &Group) -> Result<()> {
     let (rank, size) = (group.rank(), group.world_size());
     // Fewer numbers than ranks, an odd count, several packets, and a view.
     for shape in [&[1][..], &[7], &[12, 5], &[300, 700]] {

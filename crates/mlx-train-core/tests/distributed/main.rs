@@ -5,6 +5,7 @@ mod collectives;
 mod data_parallel;
 mod deadlines;
 mod gradients;
+mod mpi;
 mod ranks;
 
 use mlx_rs::Dtype;

@@ -1,18 +1,23 @@
-//! A test in several processes: the ranks of a group over the ring on 127.0.0.1.
+//! A test in several processes: the ranks of a group over the ring on 127.0.0.1, or over MPI.
 
-use mlx_train_core::{Result, distributed::Group};
+use mlx_train_core::{
+    Result,
+    distributed::{Backend, Group},
+};
 use std::{
     env,
     fmt::Write as _,
     fs,
     io::Read,
     net::TcpListener,
+    panic,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-/// How a rank ended, and what it wrote.
+/// How a rank ended, and what it wrote. Those of MPI are one: `mpirun`, which ends as the first that fails.
 pub struct Ended {
     pub status: ExitStatus,
     pub output: String,
@@ -21,69 +26,127 @@ pub struct Ended {
 /// No test takes longer, whatever hangs.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// Runs `body` in `world_size` processes, which all have to succeed. `test` is the name of the test that calls it.
+/// In a process that is a rank: the backend and the number of the ranks of its call.
+const RANKS: &str = "MLX_TRAIN_TEST_RANKS";
+
+/// Runs `body` in `world_size` processes over the ring, which all have to succeed. `test` is the name of the test
+/// that calls it.
 pub fn run(test: &str, world_size: usize, body: impl FnOnce(&Group) -> Result<()>) {
-    for (rank, ended) in run_to_the_end(test, world_size, body).into_iter().enumerate() {
+    run_over(Backend::Ring, test, world_size, body);
+}
+
+/// Runs `body` in `world_size` processes over a backend, which all have to succeed: one that can split groups
+/// ([`Backend::Mpi`]) for a mesh of several ways.
+pub fn run_over(
+    backend: Backend,
+    test: &str,
+    world_size: usize,
+    body: impl FnOnce(&Group) -> Result<()>,
+) {
+    let all = run_to_the_end_over(backend, test, world_size, body);
+    for (rank, ended) in all.into_iter().enumerate() {
         assert!(ended.status.success(), "rank {rank}: {}\n{}", ended.status, ended.output);
     }
 }
 
-/// Runs `body` in `world_size` processes: how each ended. In the processes themselves it does not return.
-///
-/// In a rank of another size, which belongs to a later call of the same test, there are none.
+/// As [`run_to_the_end_over`], over the ring.
 pub fn run_to_the_end(
     test: &str,
     world_size: usize,
     body: impl FnOnce(&Group) -> Result<()>,
 ) -> Vec<Ended> {
-    if env::var("MLX_TRAIN_TEST_WORLD_SIZE").is_ok_and(|size| size == world_size.to_string()) {
-        let outcome = Group::of_environment().and_then(|group| {
-            assert_eq!(group.world_size(), world_size);
-            body(&group)
-        });
-        if let Err(error) = outcome {
-            panic!("{error:?}");
-        }
-        // The test that called it is over, with its one size.
-        std::process::exit(0);
-    }
-    if env::var("MLX_RANK").is_ok() {
-        return Vec::new();
+    run_to_the_end_over(Backend::Ring, test, world_size, body)
+}
+
+/// Runs `body` in `world_size` processes: how each ended. In the processes themselves it does not return.
+///
+/// In a rank of another call of the same test, there are none.
+pub fn run_to_the_end_over(
+    backend: Backend,
+    test: &str,
+    world_size: usize,
+    body: impl FnOnce(&Group) -> Result<()>,
+) -> Vec<Ended> {
+    let ranks = format!("{world_size} over {backend}");
+    match env::var(RANKS) {
+        Ok(own) if own == ranks => be_a_rank(backend, world_size, body),
+        Ok(_) => return Vec::new(),
+        Err(_) => {}
     }
     let folder = tempfile::tempdir().unwrap();
-    let hostfile = folder.path().join("hosts.json");
-    fs::write(&hostfile, hosts(world_size)).unwrap();
-    let children: Vec<Child> = (0..world_size)
-        .map(|rank| {
-            Command::new(env::current_exe().unwrap())
-                .args([test, "--exact", "--nocapture", "--test-threads=1"])
-                .env("MLX_RANK", rank.to_string())
-                .env("MLX_HOSTFILE", &hostfile)
-                .env("MLX_TRAIN_TEST_WORLD_SIZE", world_size.to_string())
-                // Threads that spin would slow the other ranks down.
-                .env("OPENBLAS_NUM_THREADS", "1")
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
+    let mut commands = match backend {
+        Backend::Mpi => vec![mpirun(world_size)],
+        _ => ring(world_size, folder.path()),
+    };
+    for command in &mut commands {
+        command
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .env(RANKS, &ranks)
+            // Threads that spin would slow the other ranks down.
+            .env("OPENBLAS_NUM_THREADS", "1")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+    }
+    let children: Vec<Child> =
+        commands.iter_mut().map(|command| command.spawn().unwrap()).collect();
     let began = Instant::now();
     children.into_iter().map(|child| wait(child, began)).collect()
 }
 
+/// Runs `body` as one of the ranks, and ends the process.
+fn be_a_rank(backend: Backend, world_size: usize, body: impl FnOnce(&Group) -> Result<()>) -> ! {
+    if backend == Backend::Mpi {
+        // A rank that ended as others do would wait in `MPI_Finalize` for those that wait for it.
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |what| {
+            print(what);
+            std::process::abort();
+        }));
+    }
+    let outcome = Group::of_environment().and_then(|group| {
+        assert_eq!((group.backend(), group.world_size()), (Some(backend), world_size));
+        body(&group)
+    });
+    if let Err(error) = outcome {
+        panic!("{error:?}");
+    }
+    // The test that called it is over, with its one size.
+    std::process::exit(0);
+}
+
+/// This program as each of the ranks of a ring.
+fn ring(world_size: usize, folder: &Path) -> Vec<Command> {
+    let hostfile = folder.join("hosts.json");
+    fs::write(&hostfile, hosts(world_size)).unwrap();
+    let rank = |rank: usize| {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.env("MLX_RANK", rank.to_string()).env("MLX_HOSTFILE", &hostfile);
+        command
+    };
+    (0..world_size).map(rank).collect()
+}
+
+/// `mpirun` of this program. What the set-up has installed is beside the Python that it has made.
+fn mpirun(world_size: usize) -> Command {
+    let python = env::var_os("MLX_TRAIN_PYTHON").map(PathBuf::from);
+    let mpirun = python.and_then(|python| Some(python.parent()?.join("mpirun")));
+    let mpirun = mpirun
+        .filter(|mpirun| mpirun.exists())
+        .expect("mpirun is beside the Python that MLX_TRAIN_PYTHON names: run `cargo xtask setup`");
+    let mut command = Command::new(mpirun);
+    // More ranks than cores, each of which goes where it likes, also in a container whose one user is root.
+    command.args(["--oversubscribe", "--bind-to", "none", "--tag-output", "-n"]);
+    command.arg(world_size.to_string()).arg(env::current_exe().unwrap());
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    // The name of the file that programs load; `libmpi.so` is one that compilers read.
+    let library = if cfg!(target_os = "macos") { "libmpi.dylib" } else { "libmpi.so.40" };
+    command.env("MLX_MPI_LIBNAME", library);
+    command
+}
+
 fn wait(mut child: Child, began: Instant) -> Ended {
-    let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let read = thread::spawn(move || {
-        let mut output = String::new();
-        stdout.read_to_string(&mut output).unwrap();
-        output
-    });
-    let errors = thread::spawn(move || {
-        let mut output = String::new();
-        stderr.read_to_string(&mut output).unwrap();
-        output
-    });
+    let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let (output, errors) = (read(stdout), read(stderr));
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
@@ -94,7 +157,15 @@ fn wait(mut child: Child, began: Instant) -> Ended {
         }
         thread::sleep(Duration::from_millis(10));
     };
-    Ended { status, output: read.join().unwrap() + &errors.join().unwrap() }
+    Ended { status, output: output.join().unwrap() + &errors.join().unwrap() }
+}
+
+fn read(mut source: impl Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut output = String::new();
+        source.read_to_string(&mut output).unwrap();
+        output
+    })
 }
 
 /// What the ring reads: the address of every rank, on ports that were free a moment ago.
