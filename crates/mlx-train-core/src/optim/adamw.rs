@@ -86,6 +86,10 @@ impl Optimizer for AdamW {
         self.state.names(parameter, &["m", "v"], &["m", "m_scale", "v", "v_scale"])
     }
 
+    fn updates_parts(&self, parameter: Parameter<'_>) -> bool {
+        self.state.keeps_parts(parameter)
+    }
+
     fn init(&self, parameter: Parameter<'_>) -> Result<Vec<Array>> {
         self.state.init(parameter, &MOMENTS)
     }

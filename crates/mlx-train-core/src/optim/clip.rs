@@ -1,10 +1,9 @@
 //! Clipping gradients by value and by their global norm.
 
 use super::{
-    GradientNorms,
+    GradientNorms, Norms,
     arithmetic::{scalar, working_dtype},
     error::check_positive,
-    gradient_norms,
 };
 use crate::Result;
 use mlx_rs::{
@@ -60,7 +59,21 @@ impl Clip {
     /// # Errors
     /// When MLX fails.
     pub fn apply(self, gradients: &[Array]) -> Result<Clipped> {
-        let norms = gradient_norms(gradients)?;
+        self.apply_by(Norms::default(), &[], gradients)
+    }
+
+    /// As [`Clip::apply`], of gradients of parameters of these names, by norms that `norms` takes: those of whole
+    /// gradients where this process holds parts.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn apply_by(
+        self,
+        norms_of: Norms<'_>,
+        names: &[&str],
+        gradients: &[Array],
+    ) -> Result<Clipped> {
+        let norms = norms_of.of(names, gradients)?;
         let limited = match self.value {
             None => gradients.to_vec(),
             Some(value) => {
@@ -75,7 +88,7 @@ impl Clip {
                 scaled_to_norm(&limited, &norms.total, max_norm)?
             }
             Some(max_norm) => {
-                let norm = gradient_norms(&limited)?.total;
+                let norm = norms_of.of(names, &limited)?.total;
                 scaled_to_norm(&limited, &norm, max_norm)?
             }
         };

@@ -1,11 +1,10 @@
 //! Groups of parameters with settings of their own.
 
 use super::{
-    Coefficients, NamePatterns, OptimError, Optimizer, Parameter,
+    Coefficients, NamePatterns, Norms, OptimError, Optimizer, Parameter,
     arithmetic::scalar,
     clip::scaled_to_norm,
     error::{check_positive, check_rate},
-    norms::gradient_norms,
 };
 use crate::Result;
 use mlx_rs::Array;
@@ -128,6 +127,10 @@ impl Optimizer for ParameterGroups {
         self.optimizer_of(self.position(parameter.name)).state_names(parameter)
     }
 
+    fn updates_parts(&self, parameter: Parameter<'_>) -> bool {
+        self.optimizer_of(self.position(parameter.name)).updates_parts(parameter)
+    }
+
     fn init(&self, parameter: Parameter<'_>) -> Result<Vec<Array>> {
         self.optimizer_of(self.position(parameter.name)).init(parameter)
     }
@@ -181,17 +184,23 @@ impl Optimizer for ParameterGroups {
         Ok(())
     }
 
-    fn clip(&self, names: &[&str], mut gradients: Vec<Array>) -> Result<Vec<Array>> {
+    fn clip(
+        &self,
+        names: &[&str],
+        mut gradients: Vec<Array>,
+        norms: Norms<'_>,
+    ) -> Result<Vec<Array>> {
         let positions: Vec<_> = names.iter().map(|name| self.position(name)).collect();
         for (optimizer, members) in self.optimizers(&positions) {
-            let clipped = optimizer.clip(&pick(names, &members), pick(&gradients, &members))?;
+            let (names, own) = (pick(names, &members), pick(&gradients, &members));
+            let clipped = optimizer.clip(&names, own, norms)?;
             put(&mut gradients, &members, clipped);
         }
         for (position, group) in self.groups.iter().enumerate() {
             let Some(max_norm) = group.max_grad_norm else { continue };
             let members = places(&positions, Some(position));
             let own = pick(&gradients, &members);
-            let norm = gradient_norms(&own)?.total;
+            let norm = norms.of(&pick(names, &members), &own)?.total;
             put(&mut gradients, &members, scaled_to_norm(&own, &norm, max_norm)?);
         }
         Ok(gradients)

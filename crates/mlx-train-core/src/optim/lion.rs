@@ -68,6 +68,10 @@ impl Optimizer for Lion {
         self.state.names(parameter, &["m"], &["m", "m_scale"])
     }
 
+    fn updates_parts(&self, parameter: Parameter<'_>) -> bool {
+        self.state.keeps_parts(parameter)
+    }
+
     fn init(&self, parameter: Parameter<'_>) -> Result<Vec<Array>> {
         self.state.init(parameter, &[Range::Signed])
     }

@@ -43,7 +43,7 @@ pub use moments::StateFormat;
 pub use muon::Muon;
 pub use muon_with_adamw::MuonWithAdamW;
 pub use names::NamePatterns;
-pub use norms::{GradientNorms, gradient_norms};
+pub use norms::{GradientNorms, Norms, gradient_norms};
 pub use rounding::round_stochastically;
 pub use schedule::Schedule;
 pub use schedule_config::{Cooldown, ScheduleConfig};
@@ -107,6 +107,14 @@ pub trait Optimizer: Debug {
         true
     }
 
+    /// Whether a part of the parameter can be updated without the rest, as ranks do that hold a part each: every
+    /// element of the new value and state follows from those of parameter, gradient and state in the same place.
+    ///
+    /// State arrays then have the shape of the parameter, or are the same for every part.
+    fn updates_parts(&self, _parameter: Parameter<'_>) -> bool {
+        false
+    }
+
     /// Refuses settings that do not fit the parameters of a model, which are all named here.
     ///
     /// # Errors
@@ -115,11 +123,17 @@ pub trait Optimizer: Debug {
         Ok(())
     }
 
-    /// The gradients that the updates see, in the order of `names`: groups clip theirs here.
+    /// The gradients that the updates see, in the order of `names`: groups clip theirs here, by norms that
+    /// `norms` takes.
     ///
     /// # Errors
     /// When MLX fails.
-    fn clip(&self, _names: &[&str], gradients: Vec<Array>) -> Result<Vec<Array>> {
+    fn clip(
+        &self,
+        _names: &[&str],
+        gradients: Vec<Array>,
+        _norms: Norms<'_>,
+    ) -> Result<Vec<Array>> {
         Ok(gradients)
     }
 }
@@ -154,12 +168,21 @@ macro_rules! forward {
                 (**self).trains(parameter)
             }
 
+            fn updates_parts(&self, parameter: Parameter<'_>) -> bool {
+                (**self).updates_parts(parameter)
+            }
+
             fn check(&self, names: &[&str]) -> Result<()> {
                 (**self).check(names)
             }
 
-            fn clip(&self, names: &[&str], gradients: Vec<Array>) -> Result<Vec<Array>> {
-                (**self).clip(names, gradients)
+            fn clip(
+                &self,
+                names: &[&str],
+                gradients: Vec<Array>,
+                norms: Norms<'_>,
+            ) -> Result<Vec<Array>> {
+                (**self).clip(names, gradients, norms)
             }
         }
     )*};
@@ -181,7 +204,8 @@ pub fn apply(
     learning_rate: &Array,
     step: &Array,
 ) -> Result<(Vec<Array>, OptimizerState)> {
-    let gradients = clipped(optimizer, parameters, gradients, state)?;
+    state.check_lengths(parameters.len(), gradients.len())?;
+    let gradients = clipped(optimizer, gradients, state, Norms::default())?;
     let coefficients = optimizer.coefficients(learning_rate, step)?;
     update_all(optimizer, parameters, &gradients, state, &coefficients)
 }
@@ -200,8 +224,32 @@ pub fn apply_where(
     learning_rate: &Array,
     step: &Array,
 ) -> Result<(Vec<Array>, OptimizerState)> {
-    let mut gradients = clipped(optimizer, parameters, gradients, state)?;
+    state.check_lengths(parameters.len(), gradients.len())?;
+    let gradients = clipped(optimizer, gradients, state, Norms::default())?;
     let coefficients = optimizer.coefficients(learning_rate, step)?;
+    update_where(counts, optimizer, parameters, gradients, state, &coefficients)
+}
+
+/// The gradients that the updates see.
+pub(crate) fn clipped(
+    optimizer: &dyn Optimizer,
+    gradients: &[Array],
+    state: &OptimizerState,
+    norms: Norms<'_>,
+) -> Result<Vec<Array>> {
+    let names: Vec<&str> = state.parameter_names().map(AsRef::as_ref).collect();
+    optimizer.clip(&names, gradients.to_vec(), norms)
+}
+
+/// As [`update_all`] where `counts` `()` bool is true; nothing changes where it is not.
+pub(crate) fn update_where(
+    counts: &Array,
+    optimizer: &dyn Optimizer,
+    parameters: &[Array],
+    mut gradients: Vec<Array>,
+    state: &OptimizerState,
+    coefficients: &Coefficients,
+) -> Result<(Vec<Array>, OptimizerState)> {
     if let Some(coefficients) = coefficients.resting_unless(counts)? {
         for gradient in &mut gradients {
             let zero = Array::from_f32(0.0).as_dtype(gradient.dtype())?;
@@ -209,26 +257,15 @@ pub fn apply_where(
         }
         return update_all(optimizer, parameters, &gradients, state, &coefficients);
     }
-    let (updated, new_state) = update_all(optimizer, parameters, &gradients, state, &coefficients)?;
+    let (updated, new_state) = update_all(optimizer, parameters, &gradients, state, coefficients)?;
     let keep = |(now, before)| Ok(select(counts, now, before)?);
     let updated = updated.iter().zip(parameters).map(keep).collect::<Result<_>>()?;
     let arrays = new_state.arrays().zip(state.arrays()).map(keep).collect::<Result<Vec<_>>>()?;
     Ok((updated, state.with_arrays(arrays)?))
 }
 
-/// The gradients that the updates see.
-fn clipped(
-    optimizer: &dyn Optimizer,
-    parameters: &[Array],
-    gradients: &[Array],
-    state: &OptimizerState,
-) -> Result<Vec<Array>> {
-    state.check_lengths(parameters.len(), gradients.len())?;
-    let names: Vec<&str> = state.parameter_names().map(AsRef::as_ref).collect();
-    optimizer.clip(&names, gradients.to_vec())
-}
-
-fn update_all(
+/// New values and the new state, from gradients that are clipped already.
+pub(crate) fn update_all(
     optimizer: &dyn Optimizer,
     parameters: &[Array],
     gradients: &[Array],

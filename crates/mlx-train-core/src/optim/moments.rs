@@ -51,6 +51,11 @@ impl StateFormat {
         if self == Self::Int8 && parameter.value.size() < SMALLEST { Self::F32 } else { self }
     }
 
+    /// Whether a part of the means of a parameter can be kept without the rest. Blocks of bytes may span parts.
+    pub(super) fn keeps_parts(self, parameter: Parameter<'_>) -> bool {
+        self.of(parameter) != Self::Int8
+    }
+
     /// Whether means that were read and written again are the same to the last bit.
     pub(super) fn is_exact(self) -> bool {
         self != Self::Int8

@@ -81,6 +81,10 @@ impl Optimizer for MuonWithAdamW {
         self.optimizer_of(parameter).state_names(parameter)
     }
 
+    fn updates_parts(&self, parameter: Parameter<'_>) -> bool {
+        self.optimizer_of(parameter).updates_parts(parameter)
+    }
+
     fn init(&self, parameter: Parameter<'_>) -> Result<Vec<Array>> {
         self.optimizer_of(parameter).init(parameter)
     }

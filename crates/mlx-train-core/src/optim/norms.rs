@@ -3,6 +3,7 @@
 use super::arithmetic::{scalar, sum_of_squares};
 use crate::Result;
 use mlx_rs::Array;
+use std::fmt;
 
 /// The L2 norms of gradients, in f32 whatever their dtypes.
 #[derive(Debug, Clone)]
@@ -18,13 +19,49 @@ pub struct GradientNorms {
     pub squares: Vec<Array>,
 }
 
+/// How the norms of gradients are taken of which this process may hold parts alone.
+#[derive(Clone, Copy, Default)]
+pub struct Norms<'a> {
+    across: Option<&'a Across<'a>>,
+}
+
+/// From the squares `()` of the parts that this process holds, of parameters of these names, to those of the whole.
+type Across<'a> = dyn Fn(&[&str], Vec<Array>) -> Result<Vec<Array>> + 'a;
+
+impl<'a> Norms<'a> {
+    /// Of parts, the squares of whose norms `across` adds to those of the other parts: it gets names and squares
+    /// `()` f32, and returns as many. By default gradients are whole.
+    pub fn of_parts(across: &'a Across<'a>) -> Self {
+        Self { across: Some(across) }
+    }
+
+    /// The norms of the gradients of these parameters, which stand in the same order.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn of(&self, names: &[&str], gradients: &[Array]) -> Result<GradientNorms> {
+        let squares = gradients.iter().map(sum_of_squares).collect::<Result<Vec<_>>>()?;
+        let squares = match self.across {
+            None => squares,
+            Some(across) => across(names, squares)?,
+        };
+        Ok(GradientNorms { total: sum_in_pairs(&squares)?.sqrt()?, squares })
+    }
+}
+
+impl fmt::Debug for Norms<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = if self.across.is_some() { "parts" } else { "whole gradients" };
+        f.debug_tuple("Norms").field(&of).finish()
+    }
+}
+
 /// The norms of gradients, of any shapes. Nothing is read back, so the function can be traced.
 ///
 /// # Errors
 /// When MLX fails.
 pub fn gradient_norms(gradients: &[Array]) -> Result<GradientNorms> {
-    let squares = gradients.iter().map(sum_of_squares).collect::<Result<Vec<_>>>()?;
-    Ok(GradientNorms { total: sum_in_pairs(&squares)?.sqrt()?, squares })
+    Norms::default().of(&[], gradients)
 }
 
 /// The sum `()` of scalars `()`, as a balanced tree, whose error grows with the logarithm of their number.

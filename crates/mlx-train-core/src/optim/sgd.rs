@@ -82,6 +82,10 @@ impl Optimizer for Sgd {
         if self.momentum > 0.0 { &["v"] } else { &[] }
     }
 
+    fn updates_parts(&self, _parameter: Parameter<'_>) -> bool {
+        true
+    }
+
     fn init(&self, parameter: Parameter<'_>) -> Result<Vec<Array>> {
         let count = self.state_names(parameter).len();
         zero_state(parameter, &[parameter.value.shape()][..count])

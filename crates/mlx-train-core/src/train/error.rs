@@ -70,6 +70,28 @@ pub enum TrainError {
         /// Its dtypes and shapes, in the order in which they came.
         shapes: Vec<String>,
     },
+    /// A model that does not say how its layers are divided.
+    #[error(
+        "{ranks} ranks cannot divide the layers of this model, which does not say how: put `#[derive(Shard)]` on it \
+         and return it from `BaseModel::as_shard`, or let ranks share the batch (dp, fsdp) or the blocks (pp)"
+    )]
+    NoShard {
+        /// Among how many.
+        ranks: usize,
+    },
+    /// An optimizer that has to see a whole parameter, of which each rank holds a part.
+    #[error(
+        "each of {parts} ranks holds a part of `{name}`, which its optimizer cannot update in parts ({optimizer}): \
+         train with AdamW, Lion or SGD, whose state is not int8, or without dividing parameters (dp)"
+    )]
+    NeedsWhole {
+        /// The first such parameter.
+        name: String,
+        /// Among how many ranks it is divided.
+        parts: usize,
+        /// The optimizer.
+        optimizer: String,
+    },
     /// A snapshot of another model, optimizer or precision; model and state are as they were.
     #[error(
         "the saved state does not fit this run, which is left as it was:{}\nresume with the model, optimizer \

@@ -1,10 +1,9 @@
 //! One step of several ranks, each of which has its own rows of the batch.
 
 use super::gradients::Mean;
-use crate::{Result, distributed::Group, ffi, model::Loss, train::parameters};
+use crate::{Result, distributed::Group, model::Loss};
 use mlx_rs::{
     Array, Dtype,
-    module::ModuleParameters,
     ops::{concatenate, indexing::TryIndexOp, maximum},
 };
 
@@ -12,24 +11,6 @@ use mlx_rs::{
 /// all gradients could not begin before the last of them is there. Source: Li et al., arXiv:2006.15704, section
 /// 3.2.3, whose default is the same.
 const BUCKET_BYTES: usize = 25 << 20;
-
-/// Gives the model of every rank the parameters of rank 0.
-pub(super) fn take_parameters_of_first<M>(group: &Group, model: &mut M) -> Result<()>
-where
-    M: ModuleParameters + ?Sized,
-{
-    if group.is_alone() {
-        return Ok(());
-    }
-    let names = parameters::names(model);
-    let values = parameters::get(model, &names)?;
-    // Ranks may have come to their own ones in different ways, by which MLX would order the collectives.
-    ffi::eval(&values)?;
-    let values = values.iter().map(|value| group.broadcast(value, 0));
-    let values = values.collect::<Result<Vec<_>>>()?;
-    group.eval("the parameters of rank 0", &values)?;
-    parameters::set(model, &names, &values)
-}
 
 impl Mean {
     /// The mean over the targets of all ranks: every rank counts by the weight of its loss.

@@ -2,9 +2,11 @@
 
 mod data_parallel;
 mod gradients;
+mod layout;
 mod lent;
 mod options;
 mod output;
+mod pipelined;
 mod precision;
 mod program;
 mod reader;
@@ -12,14 +14,15 @@ mod state;
 mod traced;
 mod update;
 
+pub use layout::StatePlacements;
 pub use options::{CompileMode, NonFinite, StepOptions};
 pub use output::{NotFiniteGradients, StepOutput};
 pub use precision::Precision;
 pub use state::{StateArrays, TrainState};
 
 use self::{
-    data_parallel::take_parameters_of_first,
     gradients::Mean,
+    layout::Layout,
     lent::Lent,
     program::{Program, batch_inputs},
     reader::Reader,
@@ -31,7 +34,7 @@ use super::{TrainError, parameters};
 use crate::{
     Result,
     data::Batch,
-    distributed::Group,
+    distributed::{Group, Mesh, Parallelism},
     ffi,
     model::BaseModel,
     optim::Optimizer,
@@ -92,20 +95,38 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         seed: u64,
         options: StepOptions,
     ) -> Result<Self> {
-        Self::data_parallel(&Group::alone(), model, optimizer, seed, options)
+        Self::parallel(&Mesh::alone(), model, optimizer, seed, options)
     }
 
     /// As [`TrainStep::new`], of all ranks of a group together (data parallelism).
     ///
-    /// Each rank passes its own rows to [`TrainStep::run`], and all make the same update: that of the mean loss
-    /// over the rows of all ranks, by [`Loss::weight`](crate::model::Loss::weight). Ranks begin with the parameters
-    /// of rank 0 and take as many micro-batches as each other in a step. Dropout differs from rank to rank. A rank
-    /// that waits longer for the others than the group's limit ends.
-    ///
     /// # Errors
-    /// As [`TrainStep::new`].
+    /// As [`TrainStep::parallel`].
     pub fn data_parallel(
         group: &Group,
+        model: &'a mut M,
+        optimizer: impl Optimizer + 'a,
+        seed: u64,
+        options: StepOptions,
+    ) -> Result<Self> {
+        let mesh = Mesh::new(group, Parallelism::data(group.world_size()))?;
+        Self::parallel(&mesh, model, optimizer, seed, options)
+    }
+
+    /// As [`TrainStep::new`], of all ranks of a mesh together.
+    ///
+    /// Each rank passes its own rows to [`TrainStep::run`], the same as its neighbours that hold other parts of the
+    /// same layers, and all make the same update: that of the mean loss over the rows of all ranks, by
+    /// [`Loss::weight`](crate::model::Loss::weight). Ranks begin with the parameters of rank 0, of which the model
+    /// then holds this rank's parts ([`TrainStep::placements`]), and take as many micro-batches as each other in a
+    /// step. Dropout differs between ranks with other rows. A rank that waits longer for the others than the group's
+    /// limit ends.
+    ///
+    /// # Errors
+    /// As [`TrainStep::new`]; [`TrainError::NeedsWhole`] when the optimizer cannot update parts of a parameter;
+    /// [`TrainError::NoShard`] when the model cannot be divided.
+    pub fn parallel(
+        mesh: &Mesh,
         model: &'a mut M,
         optimizer: impl Optimizer + 'a,
         seed: u64,
@@ -114,8 +135,9 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         options.check()?;
         let limit = options.limit()?;
         let StepOptions { precision, ema_decay, .. } = options;
+        let layout = Layout::new(mesh, model, &optimizer)?;
         // Before the state, whose averaged weights begin with them.
-        take_parameters_of_first(group, model)?;
+        layout.take_parts_of_first(model)?;
         let state = TrainState::new(model, &optimizer, seed, precision, ema_decay.is_some())?;
         let trained = parameters::get(model, &state.names)?;
         let trained = trained.iter().map(|value| precision.to_parameter(value));
@@ -132,8 +154,8 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
             num_trained: state.names.len(),
             moving: vec![Cell::new(false); others.len()],
             names: state.names.iter().cloned().chain(others).collect(),
-            layout: state.carried.layout()?,
-            group: group.clone(),
+            carried: state.carried.layout()?,
+            layout,
             model: RefCell::new(model),
         });
         let traced = |f: fn(&Program<'a, M>, &[Array]) -> Result<Vec<Array>>| {
@@ -168,7 +190,9 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         let learning_rate = Array::from_f32(learning_rate as f32);
         // The same number of micro-batches always takes the same way, so that a resumed run does too.
         let next = match batches.next() {
-            None if !profile::splits_steps() => self.one(&first, learning_rate)?,
+            None if !profile::splits_steps() && !self.is_pipelined() => {
+                self.one(&first, learning_rate)?
+            }
             second => {
                 self.several([Ok(first)].into_iter().chain(second).chain(batches), learning_rate)?
             }
@@ -183,7 +207,8 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         let reported = [&loss.value, &loss.weight, &grad_norm, &finite];
         let reported = reported.into_iter().chain(&squared_grad_norms);
         let state = self.state.carried.arrays();
-        let _deadline = self.program.group.deadline("the gradients of all ranks")?;
+        let all = self.program.layout.mesh.all();
+        let _deadline = all.deadline("the gradients of all ranks")?;
         if !self.whole.is_compiled() {
             self.start_in_order(&values, reported.clone())?;
         }
@@ -257,33 +282,63 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         batches: impl Iterator<Item = Result<Batch>>,
         learning_rate: Array,
     ) -> Result<Next> {
-        let program = Rc::clone(&self.program);
         let mut parameters = self.values()?;
-        let before = parameters.split_off(program.num_trained);
-        let compute = program.to_compute(&parameters)?;
-        let mut others = before.clone();
-        let mut mean = Mean::zero(&parameters)?.into_arrays();
-        let mut carried = self.state.carried.clone();
+        let others = parameters.split_off(self.program.num_trained);
+        let accumulated = if self.is_pipelined() {
+            self.pipelined(batches, &parameters, &others)?
+        } else {
+            self.accumulated(batches, &parameters, &others)?
+        };
+        self.finished(parameters, others, accumulated, learning_rate)
+    }
+
+    /// The mean over micro-batches, one after the other.
+    fn accumulated(
+        &mut self,
+        batches: impl Iterator<Item = Result<Batch>>,
+        parameters: &[Array],
+        others: &[Array],
+    ) -> Result<Accumulated> {
+        let program = Rc::clone(&self.program);
+        let compute = program.to_compute(parameters)?;
+        let mut others = others.to_vec();
+        let mut mean = Mean::zero(parameters)?.into_arrays();
+        let mut key = self.state.carried.key.clone();
         for batch in batches {
             let batch = batch?;
             let _span = profile::span(Phase::ForwardBackward);
             let batch = batch_inputs(&batch);
-            let key = vec![carried.key];
-            let inputs = [compute.clone(), others, mean, key, arrays(&batch)].concat();
+            let num_others = others.len();
+            let inputs = [compute.clone(), others, mean, vec![key], arrays(&batch)].concat();
             let outputs = self.accumulate.call(&inputs, &batch)?;
             // The next mean takes the memory of this one.
             drop(inputs);
             ffi::eval(&outputs)?;
             let mut outputs = Reader::new(outputs);
-            others = outputs.take(before.len())?;
+            others = outputs.take(num_others)?;
             mean = outputs.take(program.num_trained + 2)?;
-            carried.key = outputs.one()?;
+            key = outputs.one()?;
         }
+        let mean = Mean::read(&mut Reader::new(mean), program.num_trained)?;
+        Ok(Accumulated { mean, others, key })
+    }
+
+    /// The update after all micro-batches; `before` are the parameters that are not trained, as they were.
+    fn finished(
+        &mut self,
+        parameters: Vec<Array>,
+        before: Vec<Array>,
+        accumulated: Accumulated,
+        learning_rate: Array,
+    ) -> Result<Next> {
+        let program = Rc::clone(&self.program);
         let span = profile::span(Phase::Optimizer);
+        let Accumulated { mean, others, key } = accumulated;
+        let carried = Carried { key, ..self.state.carried.clone() };
         let is_moving: Vec<bool> = program.moving.iter().map(Cell::get).collect();
         let pairs = before.iter().zip(&others).zip(&is_moving).filter(|(_, moving)| **moving);
         let pairs = pairs.flat_map(|((before, now), _)| [before.clone(), now.clone()]).collect();
-        let rate = vec![learning_rate];
+        let (mean, rate) = (mean.into_arrays(), vec![learning_rate]);
         let inputs = [parameters, carried.arrays(), mean, rate, pairs].concat();
         let mut outputs = Reader::new(self.finish.call(&inputs, &[])?);
 
@@ -365,6 +420,14 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         StateArrays::of(&**self.program.borrow()?, &self.state)
     }
 
+    /// Which part of each array of [`TrainStep::snapshot`] this rank holds.
+    ///
+    /// # Errors
+    /// [`TrainError::MissingParameter`] when the model has got a parameter since.
+    pub fn placements(&self) -> Result<StatePlacements> {
+        self.program.layout.placements(&**self.program.borrow()?, &self.state)
+    }
+
     /// Goes on from a snapshot that was taken after `step` steps, or changes nothing.
     ///
     /// # Errors
@@ -386,6 +449,16 @@ struct Next {
     report: Report,
     /// Ends when it is computed.
     span: OpenSpan,
+}
+
+/// What the micro-batches of a step leave for its update.
+struct Accumulated {
+    /// Over the rows of this rank's data, of what it holds of each trained parameter.
+    mean: Mean,
+    /// The parameters that are not trained, as the losses have left them.
+    others: Vec<Array>,
+    /// The key from which the draws after these come.
+    key: Array,
 }
 
 fn arrays(batch: &[(&'static str, &Array)]) -> Vec<Array> {

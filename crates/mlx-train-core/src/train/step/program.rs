@@ -8,13 +8,12 @@ use super::{
     StepOptions,
     data_parallel::{draws_of_rank, mean_of_moved},
     gradients::{Gradients, Mean},
+    layout::Layout,
     reader::Reader,
     state::Carried,
     update::Update,
 };
-use crate::{
-    Error, Result, batch::Batch, distributed::Group, model::BaseModel, optim::Optimizer, rng,
-};
+use crate::{Error, Result, batch::Batch, model::BaseModel, optim::Optimizer, rng};
 use mlx_rs::Array;
 use std::{
     cell::{Cell, RefCell, RefMut},
@@ -27,15 +26,15 @@ pub(super) struct Program<'a, M: ?Sized> {
     pub(super) model: RefCell<&'a mut M>,
     pub(super) optimizer: Box<dyn Optimizer + 'a>,
     pub(super) options: StepOptions,
-    /// The ranks that take each step together.
-    pub(super) group: Group,
+    /// The ranks that take each step together, and what this one holds.
+    pub(super) layout: Layout,
     /// The names of all parameters: the trained ones, then the others.
     pub(super) names: Vec<Rc<str>>,
     pub(super) num_trained: usize,
     /// Which of the others the loss has been seen to move: running statistics.
     pub(super) moving: Vec<Cell<bool>>,
     /// The state with a scalar in the place of each array.
-    pub(super) layout: Carried,
+    pub(super) carried: Carried,
 }
 
 /// The inputs of a batch, by name: what decides whether a trace fits.
@@ -70,21 +69,21 @@ impl<'a, M: BaseModel + ?Sized> Program<'a, M> {
         let mut inputs = Reader::new(inputs.to_vec());
         let parameters = inputs.take(self.num_trained)?;
         let others = inputs.take(self.moving.len())?;
-        let mut state = self.layout.with_arrays(&mut inputs)?;
+        let mut state = self.carried.with_arrays(&mut inputs)?;
         let learning_rate = inputs.one()?;
         let batch = read_batch(inputs)?;
 
         let draws;
         (state.key, draws) = rng::split(&state.key)?;
         let compute = self.to_compute(&parameters)?;
-        let draws = draws_of_rank(&self.group, &draws)?;
+        let draws = draws_of_rank(self.layout.mesh.data(), &draws)?;
         let Gradients { mean, others: moved } =
             self.gradients(&compute, &others, &batch, &draws)?;
-        let mean = mean.over(&self.group)?;
+        let mean = mean.over(self.layout.mesh.data())?;
         let update = self.update(&parameters, &state, &mean, &learning_rate)?;
         let guarded = |(moving, (now, before)): (&Cell<bool>, (&Array, &Array))| {
             if moving.get() {
-                update.guard(&mean_of_moved(&self.group, now)?, before)
+                update.guard(&mean_of_moved(self.layout.mesh.data(), now)?, before)
             } else {
                 Ok(before.clone())
             }
@@ -107,7 +106,7 @@ impl<'a, M: BaseModel + ?Sized> Program<'a, M> {
         let batch = read_batch(inputs)?;
 
         let (key, draws) = rng::split(&key)?;
-        let draws = draws_of_rank(&self.group, &draws)?;
+        let draws = draws_of_rank(self.layout.mesh.data(), &draws)?;
         let gradients = self.gradients(&compute, &others, &batch, &draws)?;
         let mean = mean.merge(&gradients.mean)?;
         Ok([gradients.others, mean.into_arrays(), vec![key]].concat())
@@ -120,16 +119,16 @@ impl<'a, M: BaseModel + ?Sized> Program<'a, M> {
     pub(super) fn finish(&self, inputs: &[Array]) -> Result<Vec<Array>> {
         let mut inputs = Reader::new(inputs.to_vec());
         let parameters = inputs.take(self.num_trained)?;
-        let state = self.layout.with_arrays(&mut inputs)?;
+        let state = self.carried.with_arrays(&mut inputs)?;
         let mean = Mean::read(&mut inputs, self.num_trained)?;
         let learning_rate = inputs.one()?;
         let pairs = inputs.rest();
 
-        let mean = mean.over(&self.group)?;
+        let mean = mean.over(self.layout.mesh.data())?;
         let update = self.update(&parameters, &state, &mean, &learning_rate)?;
         let moved = pairs
             .chunks_exact(2)
-            .map(|pair| update.guard(&mean_of_moved(&self.group, &pair[1])?, &pair[0]));
+            .map(|pair| update.guard(&mean_of_moved(self.layout.mesh.data(), &pair[1])?, &pair[0]));
         let moved = moved.collect::<Result<Vec<_>>>()?;
         let Update { parameters, state, report, .. } = update;
         Ok([parameters, state.arrays(), report.into_arrays(), moved].concat())

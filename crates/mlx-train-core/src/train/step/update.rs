@@ -5,7 +5,7 @@ use super::{gradients::Mean, program::Program, reader::Reader, state::Carried};
 use crate::{
     Result,
     model::Loss,
-    optim::{self, Clipped},
+    optim::{self, Clipped, Norms},
 };
 use mlx_rs::{
     Array, Dtype,
@@ -65,7 +65,11 @@ impl<M: ?Sized> Program<'_, M> {
         let precision = self.options.precision;
         let gradients = mean.gradients.iter().map(|gradient| precision.to_gradient(gradient));
         let gradients = gradients.collect::<Result<Vec<_>>>()?;
-        let Clipped { gradients, norms } = self.options.clip.apply(&gradients)?;
+        let across = |names: &[&str], squares| self.layout.squares_of_whole(names, squares);
+        let norms_of = Norms::of_parts(&across);
+        let names: Vec<&str> = state.optimizer.parameter_names().map(AsRef::as_ref).collect();
+        let Clipped { gradients, norms } =
+            self.options.clip.apply_by(norms_of, &names, &gradients)?;
         let finite = is_finite(&mean.loss.value)?.logical_and(is_finite(&norms.total)?)?;
         let guard = |now: &Array, before: &Array| {
             keep_unless(self.options.skip_non_finite, &finite, now, before)
@@ -79,11 +83,12 @@ impl<M: ?Sized> Program<'_, M> {
         // As f32, the type that powers of the betas are taken in; exact to 16 million steps.
         let number = updates.as_dtype(Dtype::Float32)?;
         let optimizer = &*self.optimizer;
+        let gradients = optimizer.clip(&names, gradients, norms_of)?;
+        let coefficients = optimizer.coefficients(learning_rate, &number)?;
         let (wide, moments) = if self.options.skip_non_finite {
-            let apply = optim::apply_where;
-            apply(&finite, optimizer, &wide, &gradients, &moments, learning_rate, &number)?
+            optim::update_where(&finite, optimizer, &wide, gradients, &moments, &coefficients)?
         } else {
-            optim::apply(optimizer, &wide, &gradients, &moments, learning_rate, &number)?
+            optim::update_all(optimizer, &wide, &gradients, &moments, &coefficients)?
         };
 
         // A value that was kept is one of the dtype that it is rounded to, so it stays.

@@ -1,0 +1,178 @@
+//! Which part of each array a rank holds.
+
+use super::TrainState;
+use crate::{
+    Error, Result,
+    distributed::{Mesh, Placement, Split},
+    ffi,
+    model::BaseModel,
+    optim::{Optimizer, Parameter},
+    train::{TrainError, parameters},
+};
+use mlx_rs::{Array, module::ModuleParameters, ops::stack};
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
+
+/// Which part of each parameter of a model this rank of a mesh holds.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) mesh: Mesh,
+    by_name: HashMap<Rc<str>, Held>,
+}
+
+/// Which part of a parameter is held, and what has split it: first the ranks of `tensor`, then those of `data`.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) placement: Placement,
+    /// The axis that is divided among the ranks that divide layers.
+    pub(super) tensor: Option<usize>,
+    /// The axis that is divided among the ranks that share a batch.
+    pub(super) data: Option<usize>,
+}
+
+/// Which part of each array of a [snapshot](super::TrainStep::snapshot) this rank holds, in the order of the arrays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatePlacements {
+    /// Of the parameters.
+    pub weights: Vec<Placement>,
+    /// Of the rest.
+    pub training: Vec<Placement>,
+}
+
+impl Layout {
+    /// Divides the parameters of a model, none of which is cut yet.
+    pub(super) fn new<M>(mesh: &Mesh, model: &mut M, optimizer: &dyn Optimizer) -> Result<Self>
+    where
+        M: BaseModel + ?Sized,
+    {
+        if mesh.parallelism().is_sharded && !mesh.data().is_alone() {
+            let parallelism = mesh.parallelism();
+            return Err(Error::message(format!("`{parallelism}` is not there yet; use dp")));
+        }
+        if !mesh.tensor().is_alone() {
+            return Err(TrainError::NoShard { ranks: mesh.tensor().world_size() }.into());
+        }
+        let trainable: HashSet<_> = parameters::trainable_names(model).into_iter().collect();
+        let names = parameters::names(model);
+        let values = parameters::get(model, &names)?;
+        let mut by_name = HashMap::new();
+        for (name, value) in names.into_iter().zip(&values) {
+            let parameter = Parameter { name: &name, value };
+            let is_trained = trainable.contains(&name) && optimizer.trains(parameter);
+            let held = Held::new(mesh, value.shape(), is_trained)?;
+            let parts = held.placement.splits().iter().map(|split| split.parts).product();
+            if is_trained && parts > 1 && !optimizer.updates_parts(parameter) {
+                let (name, optimizer) = (name.to_string(), format!("{optimizer:?}"));
+                return Err(TrainError::NeedsWhole { name, parts, optimizer }.into());
+            }
+            by_name.insert(name, held);
+        }
+        Ok(Self { mesh: mesh.clone(), by_name })
+    }
+
+    /// Gives the model of each rank its parts of the parameters of rank 0.
+    ///
+    /// One after the other: no rank needs memory for more than its own parts and one whole parameter, besides the
+    /// whole ones that its model came with.
+    pub(super) fn take_parts_of_first<M>(&self, model: &mut M) -> Result<()>
+    where
+        M: ModuleParameters + ?Sized,
+    {
+        let all = self.mesh.all();
+        if all.is_alone() {
+            return Ok(());
+        }
+        let names = parameters::names(model);
+        let mut parameters = model.parameters_mut().flatten();
+        for name in names {
+            let Some(parameter) = parameters.get_mut(&name) else { continue };
+            // Ranks may have come to their own ones in different ways, by which MLX would order what follows.
+            ffi::eval([&**parameter])?;
+            let whole = all.broadcast(parameter, 0)?;
+            // A view would keep the whole.
+            let part = self.held(&name)?.placement.slice(&whole)?.contiguous()?;
+            drop(whole);
+            all.eval("the parameters of rank 0", [&part])?;
+            **parameter = part;
+        }
+        Ok(())
+    }
+
+    /// How a parameter is held.
+    pub(super) fn held(&self, name: &str) -> Result<&Held> {
+        let missing = || TrainError::MissingParameter { name: name.to_string() };
+        Ok(self.by_name.get(name).ok_or_else(missing)?)
+    }
+
+    /// The squares `()` of the norms of whole gradients, from those of the parts that are held.
+    pub(super) fn squares_of_whole(
+        &self,
+        names: &[&str],
+        mut squares: Vec<Array>,
+    ) -> Result<Vec<Array>> {
+        if self.mesh.all().is_alone() {
+            return Ok(squares);
+        }
+        let held = names.iter().map(|name| self.held(name)).collect::<Result<Vec<_>>>()?;
+        for (group, axes) in [
+            (self.mesh.tensor(), held.iter().map(|it| it.tensor).collect::<Vec<_>>()),
+            (self.mesh.data(), held.iter().map(|it| it.data).collect()),
+        ] {
+            let split: Vec<usize> = (0..axes.len()).filter(|&at| axes[at].is_some()).collect();
+            if group.is_alone() || split.is_empty() {
+                continue;
+            }
+            // All in one message: each is four bytes.
+            let own: Vec<&Array> = split.iter().map(|&at| &squares[at]).collect();
+            let summed = group.all_sum(&stack(&own, 0)?)?.split_equal(split.len() as i32, 0)?;
+            for (at, sum) in split.into_iter().zip(summed) {
+                squares[at] = sum.reshape(&[])?;
+            }
+        }
+        Ok(squares)
+    }
+
+    /// Which parts of the arrays of a snapshot this rank holds.
+    pub(super) fn placements<M>(&self, model: &M, state: &TrainState) -> Result<StatePlacements>
+    where
+        M: ModuleParameters + ?Sized,
+    {
+        let placement = |name: &Rc<str>| Ok(self.held(name)?.placement.clone());
+        let names = parameters::names(model);
+        let weights = names.iter().map(placement).collect::<Result<_>>()?;
+        let mut training = Vec::new();
+        let of_parameters = state.names.iter().zip(state.carried.optimizer.by_parameter());
+        for (name, arrays) in of_parameters {
+            let parameter = placement(name)?;
+            let local = parameter.local_shape();
+            // Optimizers that update parts keep numbers of each element, and of all together.
+            training.extend(arrays.iter().map(|array| {
+                let is_part = array.shape() == local;
+                if is_part { parameter.clone() } else { Placement::whole(array.shape()) }
+            }));
+        }
+        for (name, _) in state.names.iter().zip(&state.carried.ema) {
+            training.push(placement(name)?);
+        }
+        let rest = [&state.carried.updates, &state.carried.key];
+        training.extend(rest.map(|array| Placement::whole(array.shape())));
+        Ok(StatePlacements { weights, training })
+    }
+}
+
+impl Held {
+    fn new(mesh: &Mesh, shape: &[i32], is_trained: bool) -> Result<Self> {
+        let placement = Placement::whole(shape);
+        let data = mesh.data();
+        let parts = data.world_size();
+        // What is not trained needs neither gradient nor state, and is read by all ranks.
+        let is_sharded = mesh.parallelism().is_sharded && is_trained && parts > 1;
+        let divides = |&length: &i32| length > 0 && (length as usize).is_multiple_of(parts);
+        let axis = placement.local_shape().iter().position(divides).filter(|_| is_sharded);
+        let Some(axis) = axis else { return Ok(Self { placement, tensor: None, data: None }) };
+        let placement = placement.split(Split { axis, parts, part: data.rank() })?;
+        Ok(Self { placement, tensor: None, data: Some(axis) })
+    }
+}
