@@ -69,6 +69,9 @@ pub enum Error {
     /// A training run that cannot start or go on.
     #[error(transparent)]
     Train(#[from] crate::train::TrainError),
+    /// A run that cannot be planned.
+    #[error(transparent)]
+    Plan(#[from] crate::plan::PlanError),
     /// A chart that cannot be drawn.
     #[error(transparent)]
     Chart(#[from] crate::chart::ChartError),

@@ -42,6 +42,7 @@ pub mod store;
 pub mod train;
 
 pub mod estimate;
+pub mod plan;
 
 pub mod chart;
 

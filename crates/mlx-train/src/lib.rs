@@ -75,6 +75,7 @@
 //! | [`error`], [`ffi`], [`file`](mod@file), [`bytes`] | the one error; transforms of functions; whole files; amounts of memory |
 //! | [`distributed`], [`launch`] | processes that compute together; starting them and ending them together |
 //! | [`graph`], [`estimate`] | what a computation consists of, and how much memory a step needs, before it is computed |
+//! | [`plan`] | which way to split a step over devices is the fastest that fits |
 //!
 //! Everything that can fail returns [`Result`], whose [`Error`] says the value, the place and the
 //! fix. The book in the repository's `docs` folder tells the rest.
@@ -100,7 +101,7 @@ pub use mlx_train_core::{
     Array, Error, ModuleParameters, Result, assert_dtype, assert_same_shape, assert_shape, bytes,
     chart, checkpoint,
     config::{self, ModelConfig},
-    data, distributed, error, estimate, ffi, file, generate, graph, loss, model, nn, optim,
+    data, distributed, error, estimate, ffi, file, generate, graph, loss, model, nn, optim, plan,
     profile, register_model,
     registry::{self, ModelRegistry},
     rng, shape, store, train,

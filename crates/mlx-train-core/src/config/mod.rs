@@ -74,6 +74,7 @@ mod table;
 pub use document::Document;
 pub use error::{ConfigError, Problem};
 pub use field::ConfigField;
+pub(crate) use file::read_text;
 pub use format::Format;
 pub use node::Place;
 pub use preset::Preset;

@@ -68,12 +68,12 @@ impl Backend {
     }
 
     /// Whether it adds up and scatters in one operation.
-    pub(super) fn has_reduce_scatter(self) -> bool {
+    pub(crate) fn has_reduce_scatter(self) -> bool {
         matches!(self, Self::Nccl | Self::Jaccl)
     }
 
     /// Whether it passes arrays from one process to another.
-    pub(super) fn has_send(self) -> bool {
+    pub(crate) fn has_send(self) -> bool {
         self != Self::Nccl
     }
 
