@@ -4,7 +4,7 @@
 //! leads to: one out of range reads and overwrites memory of something else. To look at indices
 //! from the host would stall a GPU, so they are bounded where they are used, by these operations.
 
-use crate::{Array, Result};
+use crate::{Array, Result, distributed::Group};
 use mlx_rs::{
     Dtype,
     ops::{maximum, minimum},
@@ -27,4 +27,22 @@ pub(crate) fn signed(integers: &Array) -> Result<Array> {
 pub(crate) fn nearest(signed: &Array, len: i32) -> Result<Array> {
     let at_least_zero = maximum(signed, Array::from_int(0))?;
     Ok(minimum(at_least_zero, Array::from_int(len - 1))?.as_dtype(Dtype::Int32)?)
+}
+
+/// Indices of which each rank has a part.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    /// The nearest index of this rank, counted from its first, int32.
+    pub(crate) nearest: Array,
+    /// Whether the index is of this rank.
+    pub(crate) is_here: Array,
+}
+
+/// Which of `signed` integers are indices of this rank, if each of a group has `len` of them, one rank after the
+/// other. What is beyond all of them is the nearest that there is.
+pub(crate) fn part(signed: &Array, len: i32, group: &Group) -> Result<Part> {
+    let [rank, num_ranks] = [group.rank(), group.world_size()].map(|it| it as i32);
+    let local = nearest(signed, len * num_ranks)?.subtract(Array::from_int(rank * len))?;
+    let nearest = nearest(&local, len)?;
+    Ok(Part { is_here: nearest.eq(&local)?, nearest })
 }

@@ -49,15 +49,17 @@ pub mod chart;
 #[doc(hidden)]
 pub mod parameters;
 
+pub use distributed::Shard;
 pub use error::{Error, Result};
 pub use mlx_rs::{Array, module::ModuleParameters};
-pub use mlx_train_derive::{ModuleParameters, register_model};
+pub use mlx_train_derive::{ModuleParameters, Shard, register_model};
 pub use shape::assert_shape;
 
 /// What the macros of `mlx-train-derive` expand to; not part of the public API.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::config::private as config;
+    pub use crate::distributed;
     pub use crate::parameters;
     pub use crate::registry::private as registry;
     pub use crate::shape::pattern as shape;

@@ -2,7 +2,13 @@
 //!
 //! Shape letters: B batch, `...` any further axes, as the model defines them.
 
-use crate::{Error, Result, batch::Batch, config::ModelConfig, generate::LanguageModel};
+use crate::{
+    Error, Result,
+    batch::Batch,
+    config::ModelConfig,
+    distributed::{DistributedError, Group, Shard, Sharding, Splits},
+    generate::LanguageModel,
+};
 use mlx_rs::{Array, module::ModuleParameters};
 use std::fmt::Debug;
 
@@ -71,6 +77,12 @@ pub trait BaseModel: ModuleParameters + Debug {
     fn as_language_model(&mut self) -> Option<&mut dyn LanguageModel> {
         None
     }
+
+    /// The model as one whose layers can be divided among ranks (tensor parallelism), for models with a
+    /// `#[derive(Shard)]`.
+    fn as_shard(&mut self) -> Option<&mut dyn Shard> {
+        None
+    }
 }
 
 impl BaseModel for Box<dyn BaseModel> {
@@ -97,6 +109,56 @@ impl BaseModel for Box<dyn BaseModel> {
     fn as_language_model(&mut self) -> Option<&mut dyn LanguageModel> {
         self.as_mut().as_language_model()
     }
+
+    fn as_shard(&mut self) -> Option<&mut dyn Shard> {
+        self.as_mut().as_shard()
+    }
+}
+
+/// Divides the layers of `model` among the ranks of `group`: from here on they compute with a rank's part of their
+/// parameters, which whoever calls this cuts out of them by the splits that come back. A second time changes nothing.
+///
+/// For a process alone it is nothing, and every model can be.
+///
+/// # Errors
+/// As [`splits`].
+pub fn shard<M: BaseModel + ?Sized>(model: &mut M, group: &Group) -> Result<Splits> {
+    split(model, group.world_size(), Some(group))
+}
+
+/// What of `model` [`shard`] would split over `num_ranks` ranks; the model stays as it is, and no ranks are needed.
+///
+/// # Errors
+/// [`DistributedError::NoShard`] when the model does not say how; [`DistributedError::Indivisible`] with every size
+/// that does not divide; [`DistributedError::NothingSplit`]; [`DistributedError::SplitBefore`].
+pub fn splits<M: BaseModel + ?Sized>(model: &mut M, num_ranks: usize) -> Result<Splits> {
+    split(model, num_ranks, None)
+}
+
+fn split<M>(model: &mut M, num_ranks: usize, group: Option<&Group>) -> Result<Splits>
+where
+    M: BaseModel + ?Sized,
+{
+    if num_ranks <= 1 {
+        return Ok(Splits::default());
+    }
+    // Before anything changes.
+    let splits = Sharding::of(as_shard(model, num_ranks)?, num_ranks, None)?;
+    if splits.is_empty() {
+        return Err(DistributedError::NothingSplit { num_ranks }.into());
+    }
+    let parameters = model.parameters().flatten();
+    if let Some((name, _)) = splits.iter().find(|(name, _)| !parameters.contains_key(*name)) {
+        return Err(DistributedError::NoParameter { name: name.to_owned() }.into());
+    }
+    if group.is_some() {
+        Sharding::of(as_shard(model, num_ranks)?, num_ranks, group)?;
+    }
+    Ok(splits)
+}
+
+fn as_shard<M: BaseModel + ?Sized>(model: &mut M, num_ranks: usize) -> Result<&mut dyn Shard> {
+    Ok(model.as_shard().ok_or(DistributedError::NoShard { num_ranks })?)
 }
 
 /// A model that can be built from a config of its own type.

@@ -8,6 +8,7 @@ mod model_config;
 mod module_parameters;
 mod register_model;
 mod root;
+mod shard;
 
 use proc_macro::TokenStream;
 
@@ -19,6 +20,16 @@ use proc_macro::TokenStream;
 #[proc_macro_derive(ModuleParameters, attributes(param))]
 pub fn module_parameters(item: TokenStream) -> TokenStream {
     expand(module_parameters::expand(item.into()))
+}
+
+/// Implements `Shard` for a struct, so that its layers can be divided among ranks: `#[shard]` on a field says that it
+/// is `Shard` itself, and `#[shard(columns)]`, `#[shard(rows)]`, `#[shard(vocabulary)]`, `#[shard(alternating)]` or
+/// `#[shard(divide)]` how it is split.
+///
+/// The trait says what each way means and which types have it. Names of parameters are those of `#[param]`.
+#[proc_macro_derive(Shard, attributes(shard, param))]
+pub fn shard(item: TokenStream) -> TokenStream {
+    expand(shard::expand(item.into()))
 }
 
 /// Implements `ModelConfig` and `Default` for a struct, and makes an enum usable as its field.

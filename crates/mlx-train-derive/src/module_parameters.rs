@@ -114,14 +114,25 @@ fn param_field<'a>(field: &'a Field, member: Member, mistakes: &mut Mistakes) ->
     for again in attributes {
         mistakes.at(again, "this field has a `#[param]` already; write one");
     }
-    let (key, key_span) = match rename(attribute, mistakes) {
-        Some(rename) => (rename.value(), rename.span()),
-        None => match &member {
-            Member::Named(name) => (name.unraw().to_string(), name.span()),
-            Member::Unnamed(index) => (index.index.to_string(), attribute.span()),
-        },
-    };
+    let (key, key_span) = key_of(Some(attribute), &member, attribute.span(), mistakes);
     Some(Param { member, ty: &field.ty, key, key_span })
+}
+
+/// The key of a field with this `#[param]`, and where it stands in the source; that of a field without a name is its
+/// position, which stands at `unnamed`.
+pub(crate) fn key_of(
+    param: Option<&Attribute>,
+    member: &Member,
+    unnamed: Span,
+    mistakes: &mut Mistakes,
+) -> (String, Span) {
+    match param.and_then(|attribute| rename(attribute, mistakes)) {
+        Some(rename) => (rename.value(), rename.span()),
+        None => match member {
+            Member::Named(name) => (name.unraw().to_string(), name.span()),
+            Member::Unnamed(index) => (index.index.to_string(), unnamed),
+        },
+    }
 }
 
 /// What `#[param(rename = "…")]` says.
@@ -234,14 +245,14 @@ fn is_param(ty: &Type) -> bool {
 
 /// The type parameters in a type.
 #[derive(Default)]
-struct Used {
-    names: BTreeSet<Ident>,
+pub(crate) struct Used {
+    pub(crate) names: BTreeSet<Ident>,
     /// Whether one is only there for an associated type: `T::Block`, `<T as Model>::Block`.
-    projected: bool,
+    pub(crate) projected: bool,
 }
 
 impl Used {
-    fn by(ty: TokenStream, names: &BTreeSet<Ident>) -> Self {
+    pub(crate) fn by(ty: TokenStream, names: &BTreeSet<Ident>) -> Self {
         let mut used = Self::default();
         used.walk(ty, names);
         used

@@ -98,8 +98,8 @@ pub use mlx_train_core::__private::mlx_rs;
 /// JSON and TOML values, which [`registry::ModelEntry::build`] takes as configs.
 pub use mlx_train_core::__private::{serde_json, toml};
 pub use mlx_train_core::{
-    Array, Error, ModuleParameters, Result, assert_dtype, assert_same_shape, assert_shape, bytes,
-    chart, checkpoint,
+    Array, Error, ModuleParameters, Result, Shard, assert_dtype, assert_same_shape, assert_shape,
+    bytes, chart, checkpoint,
     config::{self, ModelConfig},
     data, distributed, error, estimate, ffi, file, generate, graph, loss, model, nn, optim, plan,
     profile, register_model,

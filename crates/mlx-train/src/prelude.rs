@@ -1,7 +1,7 @@
 //! Everything that the source of a model needs: `use mlx_train::prelude::*;`.
 
 pub use crate::{
-    Array, Error, ModuleParameters, Result, assert_shape,
+    Array, Error, ModuleParameters, Result, Shard, assert_shape,
     config::{ModelConfig, Preset},
     data::{Batch, Dataset, InMemory, Text},
     loss::{self, CrossEntropy},

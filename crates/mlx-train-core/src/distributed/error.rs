@@ -96,6 +96,55 @@ pub enum DistributedError {
         /// How many ranks there are.
         world_size: usize,
     },
+    /// A model with sizes that a number of ranks does not divide.
+    #[error(
+        "the model cannot be split over {num_ranks} ranks: {}; take multiples of {num_ranks}, or split it over {fewer}",
+        .problems.join(", ")
+    )]
+    Indivisible {
+        /// How many ranks there are.
+        num_ranks: usize,
+        /// Every such size, with its name and value.
+        problems: Vec<String>,
+        /// The next smaller number of ranks that divides all of these.
+        fewer: usize,
+    },
+    /// A model that does not say how it is split.
+    #[error(
+        "the model does not say how it is split over {num_ranks} ranks (tp): put `#[derive(Shard)]` on it and on its \
+         layers, and return `Some(self)` from `BaseModel::as_shard`"
+    )]
+    NoShard {
+        /// How many ranks there are.
+        num_ranks: usize,
+    },
+    /// A model that is split over ranks of which none would have less to do.
+    #[error(
+        "nothing of the model would be split over {num_ranks} ranks (tp): mark layers with `#[shard(columns)]` and its \
+         like, with sizes that {num_ranks} divides"
+    )]
+    NothingSplit {
+        /// How many ranks there are.
+        num_ranks: usize,
+    },
+    /// A model whose layers are split in another way already.
+    #[error(
+        "the model is split over {before} ranks already, and cannot be over {num_ranks}; build it anew"
+    )]
+    SplitBefore {
+        /// Over how many ranks it is split.
+        before: usize,
+        /// Over how many it was to be split.
+        num_ranks: usize,
+    },
+    /// A split of something that is no parameter.
+    #[error(
+        "`{name}` is split, but the model has no parameter of that name; mark the fields on the way to it with `#[param]`"
+    )]
+    NoParameter {
+        /// The name.
+        name: String,
+    },
     /// A time limit that is none.
     #[error("{limit:?} is no limit for a collective; give it at least a millisecond")]
     Limit {

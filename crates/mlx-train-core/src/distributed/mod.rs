@@ -11,6 +11,7 @@ mod group;
 mod mesh;
 mod parallelism;
 mod placement;
+mod shard;
 mod watch;
 
 pub use backend::Backend;
@@ -19,4 +20,6 @@ pub use group::Group;
 pub use mesh::Mesh;
 pub use parallelism::Parallelism;
 pub use placement::{Placement, Split};
+pub(crate) use shard::Turn;
+pub use shard::{Shard, Sharding, SplitBy, Splits, way};
 pub use watch::{DEADLINE_EXIT_STATUS, Deadline, LAUNCHER};

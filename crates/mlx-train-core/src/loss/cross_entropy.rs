@@ -57,9 +57,19 @@ pub fn cross_entropy(logits: &Array, targets: &Array, options: &CrossEntropy) ->
 
     let log_z = logits.logsumexp_axis(-1, None)?; // (...)
     let picked = logits.take_along_axis(nearest.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
-    let mean = || Ok(logits.mean_axis(-1, None)?);
-    let each = options.of_each(&log_z, &picked, mean)?;
+    let mean = options.mean_of(&logits)?;
+    let each = options.of_each(&Scores { log_z, picked, mean })?;
     masked_mean(&nan_unless(&is_class, &each)?, mask.as_ref())
+}
+
+/// What the loss of each target takes of its logits, f32 `(...)`.
+pub(super) struct Scores {
+    /// The logarithm of the sum of their exponentials.
+    pub(super) log_z: Array,
+    /// The logit of the target; 0 where it is of another rank.
+    pub(super) picked: Array,
+    /// Their mean, where labels are smoothed.
+    pub(super) mean: Option<Array>,
 }
 
 /// Targets that can be used as indices, whatever they are.
@@ -102,21 +112,22 @@ impl CrossEntropy {
         Ok(())
     }
 
-    /// The loss of each target `(...)`, from `log(Z)`, its logit, and the mean of all logits where that
-    /// counts.
-    pub(super) fn of_each(
-        &self,
-        log_z: &Array,
-        picked: &Array,
-        mean: impl FnOnce() -> Result<Array>,
-    ) -> Result<Array> {
+    /// The mean of logits `(..., V)`, where it counts.
+    pub(super) fn mean_of(&self, logits: &Array) -> Result<Option<Array>> {
+        let mean = (self.label_smoothing > 0.0).then(|| logits.mean_axis(-1, None));
+        Ok(mean.transpose()?)
+    }
+
+    /// The loss of each target `(...)`.
+    pub(super) fn of_each(&self, Scores { log_z, picked, mean }: &Scores) -> Result<Array> {
         let &Self { label_smoothing, z_loss, .. } = self;
-        let mut each = if label_smoothing > 0.0 {
-            let picked = picked.multiply(Array::from_f32(1.0 - label_smoothing))?;
-            let mean = mean()?.multiply(Array::from_f32(label_smoothing))?;
-            log_z.subtract(picked)?.subtract(mean)?
-        } else {
-            log_z.subtract(picked)?
+        let mut each = match mean {
+            Some(mean) => {
+                let picked = picked.multiply(Array::from_f32(1.0 - label_smoothing))?;
+                let mean = mean.multiply(Array::from_f32(label_smoothing))?;
+                log_z.subtract(picked)?.subtract(mean)?
+            }
+            None => log_z.subtract(picked)?,
         };
         if z_loss > 0.0 {
             each = each.add(log_z.square()?.multiply(Array::from_f32(z_loss))?)?;

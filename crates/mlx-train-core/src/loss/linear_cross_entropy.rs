@@ -18,14 +18,18 @@
 //! multiplied into the narrow side of these products, and what is the same in each column is added to
 //! their results.
 //!
+//! Where the classes are divided among ranks, so are the matrices: each rank has the columns of its classes, and the
+//! normaliser, the target's logit and the mean come from all (see [`split_cross_entropy`](super::split_cross_entropy())).
+//!
 //! Source: Wijmans et al., arXiv:2411.09009, section 4, and Hsu et al., arXiv:2410.10989, section 3.2,
 //! who fuse the same into kernels. Shape letters: N tokens, n those of a chunk, C width, V classes.
 
 use super::{
     CrossEntropy, Loss, LossError,
-    cross_entropy::{Classes, check_integer, masked_sum, mean_of_sum, nan_unless, nothing},
+    cross_entropy::{Classes, Scores, check_integer, masked_sum, mean_of_sum, nan_unless, nothing},
+    split_cross_entropy::classes_of,
 };
-use crate::{Array, Error, Result, ffi};
+use crate::{Array, Error, Result, distributed::Group, ffi};
 use mlx_rs::{
     Dtype,
     ops::{addmm, concatenate, indexing::TryIndexOp, matmul, select, softmax_axis},
@@ -65,6 +69,26 @@ pub fn linear_cross_entropy(
     options: &CrossEntropy,
     chunk: Option<usize>,
 ) -> Result<Loss> {
+    split_linear_cross_entropy(hidden, weight, targets, options, chunk, &Group::alone())
+}
+
+/// As [`linear_cross_entropy`], where each rank of `group` has the weights of an equal part of the classes,
+/// `(V / ranks, C)`, the first rank of the first.
+///
+/// The loss is that of the weights of all ranks one after the other, within rounding, and the same on all, which pass
+/// the same hidden states, targets and options. Of each target, ranks exchange up to three numbers; its gradient is
+/// that of the one loss, for `hidden` the whole one on every rank.
+///
+/// # Errors
+/// As [`linear_cross_entropy`].
+pub fn split_linear_cross_entropy(
+    hidden: &Array,
+    weight: &Array,
+    targets: &Array,
+    options: &CrossEntropy,
+    chunk: Option<usize>,
+    group: &Group,
+) -> Result<Loss> {
     options.check(NAME)?;
     let [num_classes, width] = check(hidden, weight, targets)?;
     let num_tokens = targets.size();
@@ -77,11 +101,13 @@ pub fn linear_cross_entropy(
     }
     let dtype = working_dtype(hidden, weight);
     let hidden = hidden.as_dtype(dtype)?.reshape(&[-1, width])?; // (N, C)
+    let hidden = group.copy_to_parallel(&hidden)?;
     let weight = weight.as_dtype(dtype)?;
-    let targets = targets.reshape(&[-1])?;
-    let classes = Classes::of(&targets, num_classes, options.ignore_index)?;
-    let layer = OutputLayer::new(&classes, *options, chunk.min(num_tokens) as i32)?;
-    mean_of_sum(&layer.sum(&hidden, &weight)?, classes.mask.as_ref(), num_tokens)
+    let column = targets.reshape(&[-1, 1])?;
+    let layer =
+        OutputLayer::new(&column, num_classes, *options, chunk.min(num_tokens) as i32, group)?;
+    let mask = layer.classes.mask.clone();
+    mean_of_sum(&layer.sum(&hidden, &weight)?, mask.as_ref(), num_tokens)
 }
 
 /// Of how many of `num_tokens` tokens there are logits at a time, unless that is chosen: an eighth of
@@ -98,8 +124,10 @@ pub fn chunk_size(num_tokens: usize) -> usize {
 /// What the loss needs besides `hidden` and `weight`.
 #[derive(Debug, Clone)]
 struct OutputLayer {
-    /// `(N, 1)`.
+    /// `(N, 1)`; the nearest of the classes that are here.
     classes: Classes,
+    /// Whether a target is one of the classes that are here, bool `(N, 1)`; absent where all are.
+    is_here: Option<Array>,
     /// 1 for each target that counts and is a class, else 0: f32 `(N, 1)`.
     counted: Array,
     options: CrossEntropy,
@@ -107,16 +135,8 @@ struct OutputLayer {
     frozen: Option<Array>,
     /// How many tokens a chunk has, the last one but at most.
     chunk: i32,
-}
-
-/// The logits of a chunk, and what the loss takes of them.
-struct Scores {
-    /// `(n, V)`.
-    logits: Array,
-    /// The logarithm of the sum of their exponentials, f32 `(n, 1)`.
-    log_z: Array,
-    /// Those of the targets, f32 `(n, 1)`.
-    picked: Array,
+    /// The ranks that have the other classes.
+    group: Group,
 }
 
 /// What chunks have left so far.
@@ -131,19 +151,26 @@ struct Done {
 }
 
 impl OutputLayer {
-    fn new(classes: &Classes, options: CrossEntropy, chunk: i32) -> Result<Self> {
-        let column = |x: &Array| x.expand_dims(-1);
-        let classes = Classes {
-            nearest: column(&classes.nearest)?,
-            is_class: column(&classes.is_class)?,
-            mask: classes.mask.as_ref().map(column).transpose()?,
+    /// The loss of targets `(N, 1)`, where `num_classes` of the classes are here.
+    fn new(
+        targets: &Array,
+        num_classes: i32,
+        options: CrossEntropy,
+        chunk: i32,
+        group: &Group,
+    ) -> Result<Self> {
+        let (classes, is_here) = if group.is_alone() {
+            (Classes::of(targets, num_classes, options.ignore_index)?, None)
+        } else {
+            let (classes, part) = classes_of(targets, num_classes, options.ignore_index, group)?;
+            (Classes { nearest: part.nearest, ..classes }, Some(part.is_here))
         };
         let counted = match &classes.mask {
             Some(mask) => mask.logical_and(&classes.is_class)?,
             None => classes.is_class.clone(),
         };
         let counted = counted.as_dtype(Dtype::Float32)?;
-        Ok(Self { classes, counted, options, frozen: None, chunk })
+        Ok(Self { classes, is_here, counted, options, frozen: None, chunk, group: group.clone() })
     }
 
     /// The sum `()` of the losses of the targets that count, f32.
@@ -187,10 +214,12 @@ impl OutputLayer {
             // with them.
             let rows = ffi::depends(&[hidden.try_index(tokens.clone())?], &done.last())?;
             let chunk = self.part(tokens)?;
-            let scores = chunk.scores(&rows[0], weight)?;
-            done.each.push(chunk.losses(&scores, &rows[0], mean_weight.as_ref())?);
+            let logits = matmul(&rows[0], weight.transpose()?)?; // (n, V)
+            let scores = chunk.scores(&logits, &rows[0], mean_weight.as_ref())?;
+            done.each.push(chunk.losses(&scores)?);
             if with_gradients {
-                chunk.add_gradients(&mut done, scores, &rows[0], weight, mean_weight.as_ref())?;
+                let (rows, mean) = (&rows[0], mean_weight.as_ref());
+                chunk.add_gradients(&mut done, logits, &scores, rows, weight, mean)?;
             }
         }
         let each = concatenate(&done.each, 0)?;
@@ -210,54 +239,66 @@ impl OutputLayer {
         let Classes { nearest, is_class, mask } = &self.classes;
         let mask = mask.as_ref().map(of).transpose()?;
         let classes = Classes { nearest: of(nearest)?, is_class: of(is_class)?, mask };
-        Ok(Self { classes, counted: of(&self.counted)?, ..self.clone() })
+        let is_here = self.is_here.as_ref().map(of).transpose()?;
+        Ok(Self { classes, is_here, counted: of(&self.counted)?, ..self.clone() })
     }
 
-    fn scores(&self, hidden: &Array, weight: &Array) -> Result<Scores> {
-        let logits = matmul(hidden, weight.transpose()?)?; // (n, V)
-        let picked = logits.take_along_axis(&self.classes.nearest, -1)?;
+    /// What the losses take of the logits `(n, V)` of a chunk, `(n, 1)` each.
+    fn scores(
+        &self,
+        logits: &Array,
+        hidden: &Array,
+        mean_weight: Option<&Array>,
+    ) -> Result<Scores> {
+        let picked = logits.take_along_axis(&self.classes.nearest, -1)?.as_dtype(Dtype::Float32)?;
         // In the dtype of its input, the sum would be rounded to three digits in bf16.
         let log_z = logits.as_dtype(Dtype::Float32)?.logsumexp_axis(-1, true)?;
-        Ok(Scores { picked: picked.as_dtype(Dtype::Float32)?, logits, log_z })
+        // The mean of the logits is the logit of the mean.
+        let of_mean = |mean: &Array| matmul(hidden.as_dtype(Dtype::Float32)?, mean.transpose()?);
+        let mean = mean_weight.map(of_mean).transpose()?;
+        let Some(is_here) = &self.is_here else { return Ok(Scores { log_z, picked, mean }) };
+        let picked = select(is_here, picked, Array::from_f32(0.0))?;
+        Scores { log_z, picked, mean }.of_all(&self.group)
     }
 
     /// The loss of each target, f32 `(n, 1)`.
-    fn losses(
-        &self,
-        Scores { log_z, picked, .. }: &Scores,
-        hidden: &Array,
-        mean_weight: Option<&Array>,
-    ) -> Result<Array> {
-        // The mean of the logits is the logit of the mean.
-        let mean = || match mean_weight {
-            Some(mean) => Ok(matmul(hidden.as_dtype(Dtype::Float32)?, mean.transpose()?)?),
-            None => Ok(Array::from_f32(0.0)),
-        };
-        nan_unless(&self.classes.is_class, &self.options.of_each(log_z, picked, mean)?)
+    fn losses(&self, scores: &Scores) -> Result<Array> {
+        nan_unless(&self.classes.is_class, &self.options.of_each(scores)?)
     }
 
     /// Adds the gradients of a chunk.
     fn add_gradients(
         &self,
         done: &mut Done,
-        Scores { logits, log_z, picked }: Scores,
+        logits: Array,
+        Scores { log_z, picked, .. }: &Scores,
         hidden: &Array,
         weight: &Array,
         mean_weight: Option<&Array>,
     ) -> Result<()> {
         let CrossEntropy { label_smoothing, .. } = self.options;
         let dtype = hidden.dtype();
-        let slope = self.slope(&log_z)?;
-        let probabilities = softmax_axis(logits, -1, true)?;
+        let slope = self.slope(log_z)?;
         // The difference in f32, as in bf16 the probability of a token that is learnt is 1.
         let share = Array::from_f32(1.0 - label_smoothing).divide(&slope)?;
-        let at_target = picked.subtract(&log_z)?.exp()?.subtract(share)?.as_dtype(dtype)?;
-        let d_logits = probabilities.put_along_axis(&self.classes.nearest, at_target, -1)?; // (n, V)
+        let at_target = picked.subtract(log_z)?.exp()?.subtract(share)?.as_dtype(dtype)?;
+        let nearest = &self.classes.nearest;
+        let (probabilities, at_target) = match &self.is_here {
+            None => (softmax_axis(logits, -1, true)?, at_target),
+            Some(is_here) => {
+                // The softmax over the classes of all ranks; a target of another rank is none here.
+                let probabilities = logits.subtract(log_z)?.exp()?.as_dtype(dtype)?;
+                let as_it_is = probabilities.take_along_axis(nearest, -1)?;
+                (probabilities, select(is_here, at_target, as_it_is)?)
+            }
+        };
+        let d_logits = probabilities.put_along_axis(nearest, at_target, -1)?; // (n, V)
 
         let scale = self.counted.multiply(slope)?; // (n, 1)
         let mut d_hidden = matmul(&d_logits, weight)?.multiply(&scale)?; // (n, C)
         if let Some(mean) = mean_weight {
-            let spread = self.counted.multiply(Array::from_f32(label_smoothing))?.multiply(mean)?;
+            let share = Array::from_f32(self.smoothing_here());
+            let spread = self.counted.multiply(share)?.multiply(mean)?;
             d_hidden = d_hidden.subtract(spread)?;
         }
         done.hidden.push(d_hidden.as_dtype(dtype)?);
@@ -295,13 +336,17 @@ impl OutputLayer {
         Ok(Some(weight.as_dtype(Dtype::Float32)?.mean_axis(0, true)?))
     }
 
+    /// How much of a target's probability is spread over the classes that are here.
+    fn smoothing_here(&self) -> f32 {
+        self.options.label_smoothing / self.group.world_size() as f32
+    }
+
     /// The gradient of `weight` with the part that smoothing adds to every row.
     fn smoothed(&self, d_weight: Array, hidden: &Array) -> Result<Array> {
-        let CrossEntropy { label_smoothing, .. } = self.options;
-        if label_smoothing <= 0.0 {
+        if self.options.label_smoothing <= 0.0 {
             return Ok(d_weight);
         }
-        let share = Array::from_f32(label_smoothing / d_weight.dim(0) as f32);
+        let share = Array::from_f32(self.smoothing_here() / d_weight.dim(0) as f32);
         let hidden = hidden.multiply(&self.counted)?.sum_axis(0, true)?; // (1, C)
         Ok(d_weight.subtract(hidden.multiply(share)?)?)
     }

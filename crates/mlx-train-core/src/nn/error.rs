@@ -68,4 +68,15 @@ pub enum NnError {
         /// What is wrong with which value.
         reason: String,
     },
+    /// A last layer whose outputs are sums over ranks.
+    #[error(
+        "a layer that is split by rows has no part of the classes, so it cannot be the head of a loss; split it by \
+         `#[shard(vocabulary)]`"
+    )]
+    HeadByRows,
+    /// A last layer with a bias, where logits never exist as a whole.
+    #[error(
+        "the loss in chunks is for a last layer without a bias; build the layer without one, or take `cross_entropy`"
+    )]
+    HeadWithBias,
 }

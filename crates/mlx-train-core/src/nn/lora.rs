@@ -2,8 +2,19 @@
 //!
 //! Source: Hu et al., arXiv:2106.09685, section 4.1.
 
-use super::{Linear, init};
-use crate::{Array, Error, Result, config::ModelConfig};
+use super::{
+    Linear, init,
+    linear::affine,
+    split::{LinearSplit, Splitting, Way},
+};
+use crate::{
+    Array, Error, Result,
+    config::ModelConfig,
+    distributed::{
+        Sharding, SplitBy,
+        way::{Columns, Rows},
+    },
+};
 use mlx_rs::{
     Dtype,
     module::{ModuleParameters as _, Param},
@@ -64,12 +75,13 @@ pub struct LoraLinear {
     #[param]
     pub lora_b: Param<Option<Array>>,
     scale: f32,
+    split: Option<LinearSplit>,
 }
 
 impl From<Linear> for LoraLinear {
     /// The layer as it is, without an adapter.
-    fn from(Linear { weight, bias }: Linear) -> Self {
-        Self { weight, bias, lora_a: Param::new(None), lora_b: Param::new(None), scale: 0.0 }
+    fn from(Linear { weight, bias, split }: Linear) -> Self {
+        Self { weight, bias, lora_a: Param::new(None), lora_b: Param::new(None), scale: 0.0, split }
     }
 }
 
@@ -84,12 +96,21 @@ impl LoraLinear {
     /// # Errors
     /// When `x` is of another width, or MLX fails.
     pub fn forward(&self, x: &Array) -> Result<Array> {
-        let weight = self.weight.transpose()?;
-        let y = match &*self.bias {
-            Some(bias) => addmm(bias, x, weight, 1.0, 1.0)?,
-            None => matmul(x, weight)?,
-        };
+        let bias = self.bias.value.as_ref();
+        match &self.split {
+            None => self.adapted(x, bias),
+            Some(split) => split.forward(x, bias, |x, bias| self.adapted(x, bias)),
+        }
+    }
+
+    /// The layer with its adapter.
+    fn adapted(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
+        let y = affine(x, &self.weight, bias)?;
         let (Some(a), Some(b)) = (&*self.lora_a, &*self.lora_b) else { return Ok(y) };
+        let [a, b] = match &self.split {
+            None => [a.clone(), b.clone()],
+            Some(split) => split.adapter(a, b)?,
+        };
         Ok(addmm(y, matmul(x, a.transpose()?)?, b.transpose()?, self.scale, 1.0)?)
     }
 
@@ -127,6 +148,33 @@ impl LoraLinear {
         }
         self.unfreeze_parameters(true);
         Ok(())
+    }
+}
+
+impl LoraLinear {
+    fn splitting(&mut self) -> Splitting<'_> {
+        let Self { weight, bias, split, .. } = self;
+        Splitting { split, weight, has_bias: bias.is_some() }
+    }
+}
+
+/// The outputs of the adapter are split as the layer's are: B by its rows.
+impl SplitBy<Columns> for LoraLinear {
+    fn split(&mut self, sharding: &mut Sharding<'_>) {
+        if self.lora_b.is_some() {
+            sharding.split("lora_b", 0, self.splitting().whole()[0]);
+        }
+        self.splitting().by(Way::Columns, sharding);
+    }
+}
+
+/// The inputs of the adapter are split as the layer's are: A by its columns.
+impl SplitBy<Rows> for LoraLinear {
+    fn split(&mut self, sharding: &mut Sharding<'_>) {
+        if self.lora_a.is_some() {
+            sharding.split("lora_a", 1, self.splitting().whole()[1]);
+        }
+        self.splitting().by(Way::Rows, sharding);
     }
 }
 

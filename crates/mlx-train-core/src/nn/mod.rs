@@ -5,26 +5,30 @@
 //! | [`Dropout`] | its masks come from global state, its f32 scale promotes bf16 |
 //! | [`Embedding`] | it panics on token ids that are not integers, and ids out of range corrupt memory |
 //! | [`gelu`], [`silu`], … | they compile at each call (with g++ on a CPU), and gelu promotes bf16 |
+//! | [`Linear`] | it cannot be divided among ranks; in everything else it is the same |
 //! | [`Stack`], [`KvCache`], [`LoraLinear`], [`init`] | it has none |
 //!
-//! Its `Linear`, `RmsNorm`, `LayerNorm` and `Rope` agree with Python MLX and are re-exported.
+//! Its `RmsNorm`, `LayerNorm` and `Rope` agree with Python MLX and are re-exported.
 
 mod activation;
 mod dropout;
 mod embedding;
 mod error;
+mod head;
 pub mod init;
 mod kv_cache;
+mod linear;
 pub(crate) mod lora;
+mod split;
 mod stack;
 
 pub use activation::{gelu, gelu_approximate, relu, silu};
 pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use error::NnError;
+pub use head::Head;
 pub use kv_cache::{KvCache, LayerCache};
+pub use linear::{Linear, LinearBuilder};
 pub use lora::{LoraConfig, LoraLinear};
-pub use mlx_rs::nn::{
-    LayerNorm, LayerNormBuilder, Linear, LinearBuilder, RmsNorm, RmsNormBuilder, Rope, RopeBuilder,
-};
+pub use mlx_rs::nn::{LayerNorm, LayerNormBuilder, RmsNorm, RmsNormBuilder, Rope, RopeBuilder};
 pub use stack::Stack;

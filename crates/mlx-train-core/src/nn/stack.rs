@@ -3,6 +3,7 @@
 use crate::{
     Array, Result,
     checkpoint::{self, CheckpointPolicy, checkpointed_blocks, with_policy},
+    distributed::{Shard, Sharding, SplitBy},
     ffi, profile, rng,
 };
 use mlx_rs::module::{ModuleParamMut, ModuleParamRef, ModuleParameters};
@@ -15,9 +16,9 @@ use std::{any, slice};
 ///
 /// ```
 /// use mlx_train_core::{Array, nn::{Linear, Stack}};
-/// use mlx_rs::{builder::Builder, module::{Module, ModuleParameters}, nn::LinearBuilder};
-/// let layer = || Ok(LinearBuilder::new(4, 4).build()?);
-/// let mut layers: Stack<Linear> = (0..3).map(|_| layer()).collect::<mlx_train_core::Result<_>>()?;
+/// use mlx_rs::module::{Module, ModuleParameters};
+/// let layer = |_| Ok(Linear::new(4, 4)?);
+/// let mut layers: Stack<Linear> = (0..3).map(layer).collect::<mlx_train_core::Result<_>>()?;
 /// let y = layers.forward(mlx_rs::ops::zeros::<f32>(&[2, 4])?, |layer, _, x| Ok(layer.forward(&x)?))?;
 /// assert_eq!(y.shape(), [2, 4]);
 /// assert!(layers.parameters().flatten().contains_key("2.weight"));
@@ -163,6 +164,18 @@ impl<'a, B> IntoIterator for &'a mut Stack<B> {
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter_mut()
+    }
+}
+
+impl<B: Shard> Shard for Stack<B> {
+    fn shard(&mut self, sharding: &mut Sharding<'_>) {
+        self.blocks.shard(sharding);
+    }
+}
+
+impl<Way, B: SplitBy<Way>> SplitBy<Way> for Stack<B> {
+    fn split(&mut self, sharding: &mut Sharding<'_>) {
+        self.blocks.split(sharding);
     }
 }
 

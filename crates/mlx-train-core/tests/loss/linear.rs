@@ -221,7 +221,7 @@ fn a_tied_embedding_gets_the_gradients_of_both_of_its_uses() -> Result<()> {
     let ids = Array::from_slice(&[4, 0, 0, 3, 2, 2], &[6]);
     let tied = |fused: bool| -> Result<Array> {
         let loss = |x: &[Array]| {
-            let table = Embedding { weight: x[0].clone().into() };
+            let table = Embedding::of_weight(x[0].clone());
             let hidden = table.forward(&ids)?;
             let loss = if fused {
                 linear_cross_entropy(&hidden, &table.weight, &case.targets, &ALL, Some(4))?

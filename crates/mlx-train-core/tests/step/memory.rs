@@ -1,13 +1,13 @@
 //! A step holds its weights and its state once.
 
 use super::models::{adamw, clip, eager};
-use mlx_rs::{Array, builder::Builder, module::Module, nn::LinearBuilder, ops::tanh};
+use mlx_rs::{Array, builder::Builder, module::Module, ops::tanh};
 use mlx_train_core::{
     Result,
     data::Batch,
     loss,
     model::{BaseModel, Loss},
-    nn::Linear,
+    nn::{Linear, LinearBuilder},
     profile::Memory,
     train::{StepOptions, TrainStep},
 };

@@ -21,11 +21,7 @@ mod layer;
 pub use config::{Activation, MlpConfig, Norm, Task};
 pub use layer::{HiddenLayer, NormLayer};
 
-use mlx_rs::{
-    Array,
-    module::{Module, Param},
-    ops::zeros,
-};
+use mlx_rs::{Array, module::Module, ops::zeros};
 use mlx_train_core::{
     Error, Result, assert_shape,
     batch::Batch,
@@ -126,5 +122,5 @@ impl BaseModel for Mlp {
 /// A linear layer of a weight `(out, in)` and, if asked for, a bias `(out,)` of zeros.
 fn linear(weight: Array, bias: bool) -> Result<Linear> {
     let bias = bias.then(|| zeros::<f32>(&weight.shape()[..1])).transpose()?;
-    Ok(Linear { weight: Param::new(weight), bias: Param::new(bias) })
+    Ok(Linear::of_weight(weight, bias))
 }

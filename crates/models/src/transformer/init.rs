@@ -5,7 +5,7 @@
 //! Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3.
 
 use super::TransformerConfig;
-use mlx_rs::{builder::Builder, module::Param};
+use mlx_rs::builder::Builder;
 use mlx_train_core::{
     Result,
     nn::{Embedding, Linear, RmsNorm, RmsNormBuilder, init::normal},
@@ -30,7 +30,7 @@ pub(super) fn residual_linear(
 
 /// A table of vectors: weight `(vocab_size, hidden_size)`.
 pub(super) fn embedding(vocab_size: i32, hidden_size: i32) -> Result<Embedding> {
-    Ok(Embedding { weight: Param::new(normal(&[vocab_size, hidden_size], STANDARD_DEVIATION)?) })
+    Ok(Embedding::of_weight(normal(&[vocab_size, hidden_size], STANDARD_DEVIATION)?))
 }
 
 /// A norm over C that starts at one.
@@ -40,5 +40,5 @@ pub(super) fn rms_norm(config: &TransformerConfig) -> Result<RmsNorm> {
 
 fn projection(input_size: i32, output_size: i32, deviation: f32) -> Result<Linear> {
     let weight = normal(&[output_size, input_size], deviation)?;
-    Ok(Linear { weight: Param::new(weight), bias: Param::new(None) })
+    Ok(Linear::of_weight(weight, None))
 }

@@ -1,0 +1,172 @@
+//! A linear layer, whole or a rank's part of one.
+
+use super::{
+    Head,
+    split::{LinearSplit, Splitting, Way},
+};
+use crate::{
+    Array, Result,
+    distributed::{
+        Sharding, SplitBy,
+        way::{Alternating, Columns, Rows, Vocabulary},
+    },
+};
+use mlx_rs::{
+    builder::{Buildable, Builder},
+    error::Exception,
+    module::{Module, Param},
+    nn,
+    ops::{addmm, matmul},
+};
+use mlx_train_derive::ModuleParameters;
+
+/// A linear layer: `x Wᵀ + b`.
+///
+/// It is mlx-rs's, which agrees with Python MLX, and can be divided among ranks besides: `#[shard(columns)]` gives a
+/// rank a part of the outputs, `#[shard(rows)]` a part of the inputs, and `#[shard(vocabulary)]` a part of the
+/// logits, which [`Linear::forward`](Module::forward) gathers and the losses of [`Linear::head`] do not need.
+///
+/// ```
+/// use mlx_rs::module::Module;
+/// use mlx_train_core::{Array, nn::Linear};
+/// let mut layer = Linear::new(3, 2)?;
+/// assert_eq!(layer.weight.shape(), [2, 3]);
+/// assert_eq!(layer.forward(&Array::from_slice(&[1.0_f32; 12], &[4, 3]))?.shape(), [4, 2]);
+/// # Ok::<(), mlx_train_core::Error>(())
+/// ```
+#[derive(Debug, Clone, ModuleParameters)]
+pub struct Linear {
+    /// W, `(out, in)`; on a rank `(out / ranks, in)` by columns, `(out, in / ranks)` by rows.
+    #[param]
+    pub weight: Param<Array>,
+    /// b, `(out,)`, if there is one; on a rank `(out / ranks,)` by columns, and whole by rows.
+    #[param]
+    pub bias: Param<Option<Array>>,
+    pub(super) split: Option<LinearSplit>,
+}
+
+impl Linear {
+    /// A layer with a bias of `input_dims` numbers to `output_dims`, whose parameters are drawn as in Python MLX: f32,
+    /// uniform within `1/sqrt(input_dims)`. [`LinearBuilder`] makes one without a bias.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn new(input_dims: i32, output_dims: i32) -> Result<Self, Exception> {
+        LinearBuilder::new(input_dims, output_dims).build()
+    }
+
+    /// A layer of a weight `(out, in)` and, if there is one, a bias `(out,)`.
+    pub fn of_weight(weight: Array, bias: Option<Array>) -> Self {
+        Self { weight: Param::new(weight), bias: Param::new(bias), split: None }
+    }
+
+    /// The layer as the last one of a classifier, with losses that do without whole logits.
+    ///
+    /// # Errors
+    /// When it is split by rows.
+    pub fn head(&self) -> Result<Head<'_>> {
+        let group = self.split.as_ref().map(LinearSplit::group_of_outputs).transpose()?;
+        Ok(Head::new(&self.weight, self.bias.value.as_ref(), group))
+    }
+
+    fn splitting(&mut self) -> Splitting<'_> {
+        let Self { weight, bias, split } = self;
+        Splitting { split, weight, has_bias: bias.is_some() }
+    }
+}
+
+impl Module<&Array> for Linear {
+    type Error = Exception;
+    type Output = Array;
+
+    /// Maps `x` `(..., in)` to `(..., out)`, in the wider of the input's and the weights' dtypes.
+    fn forward(&mut self, x: &Array) -> Result<Array, Exception> {
+        let bias = self.bias.value.as_ref();
+        Ok(match &self.split {
+            None => affine(x, &self.weight, bias)?,
+            Some(split) => split.forward(x, bias, |x, bias| affine(x, &self.weight, bias))?,
+        })
+    }
+
+    fn training_mode(&mut self, _: bool) {}
+}
+
+/// `x Wᵀ + b`.
+pub(super) fn affine(x: &Array, weight: &Array, bias: Option<&Array>) -> Result<Array> {
+    let weight = weight.transpose()?;
+    Ok(match bias {
+        Some(bias) => addmm(bias, x, weight, None, None)?,
+        None => matmul(x, weight)?,
+    })
+}
+
+impl SplitBy<Columns> for Linear {
+    fn split(&mut self, sharding: &mut Sharding<'_>) {
+        self.splitting().by(Way::Columns, sharding);
+    }
+}
+
+impl SplitBy<Rows> for Linear {
+    fn split(&mut self, sharding: &mut Sharding<'_>) {
+        self.splitting().by(Way::Rows, sharding);
+    }
+}
+
+impl SplitBy<Vocabulary> for Linear {
+    fn split(&mut self, sharding: &mut Sharding<'_>) {
+        self.splitting().by(Way::Vocabulary, sharding);
+    }
+}
+
+impl SplitBy<Alternating> for Linear {
+    fn split(&mut self, sharding: &mut Sharding<'_>) {
+        self.splitting().in_turn(sharding);
+    }
+}
+
+impl From<nn::Linear> for Linear {
+    fn from(nn::Linear { weight, bias }: nn::Linear) -> Self {
+        Self { weight, bias, split: None }
+    }
+}
+
+/// Builds a [`Linear`].
+///
+/// ```
+/// use mlx_rs::builder::Builder;
+/// use mlx_train_core::nn::LinearBuilder;
+/// assert!(LinearBuilder::new(3, 2).bias(false).build()?.bias.is_none());
+/// # Ok::<(), mlx_train_core::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct LinearBuilder {
+    input_dims: i32,
+    output_dims: i32,
+    bias: bool,
+}
+
+impl LinearBuilder {
+    /// A layer of `input_dims` numbers to `output_dims`, with a bias.
+    pub fn new(input_dims: i32, output_dims: i32) -> Self {
+        Self { input_dims, output_dims, bias: true }
+    }
+
+    /// Whether it has a bias.
+    #[must_use]
+    pub fn bias(self, bias: bool) -> Self {
+        Self { bias, ..self }
+    }
+}
+
+impl Buildable for Linear {
+    type Builder = LinearBuilder;
+}
+
+impl Builder<Linear> for LinearBuilder {
+    type Error = Exception;
+
+    fn build(self) -> Result<Linear, Exception> {
+        let Self { input_dims, output_dims, bias } = self;
+        Ok(nn::LinearBuilder::new(input_dims, output_dims).bias(bias).build()?.into())
+    }
+}
