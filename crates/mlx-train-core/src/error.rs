@@ -51,6 +51,9 @@ pub enum Error {
     /// Processes that cannot compute together.
     #[error(transparent)]
     Distributed(#[from] crate::distributed::DistributedError),
+    /// A model that cannot be cut into the stages of a pipeline.
+    #[error(transparent)]
+    Pipeline(#[from] crate::distributed::PipelineError),
     /// A graph cannot be read.
     #[error(transparent)]
     Graph(#[from] crate::graph::GraphError),

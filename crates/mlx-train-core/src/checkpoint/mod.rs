@@ -42,4 +42,4 @@ pub use modules::{Copies, Modules};
 pub use outputs::Outputs;
 pub use policy::CheckpointPolicy;
 pub use scope::with_policy;
-pub(crate) use scope::{checkpointed_blocks, parts_in, with_policy_and_constants};
+pub(crate) use scope::{checkpointed_blocks, is_inside, parts_in, with_policy_and_constants};

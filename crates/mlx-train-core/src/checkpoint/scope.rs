@@ -135,6 +135,11 @@ pub(super) fn inside<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
+/// Whether what runs is inside of something that is checkpointed.
+pub(crate) fn is_inside() -> bool {
+    SCOPE.with_borrow(|scope| scope.is_inside)
+}
+
 /// Whether each block of a stack of `num_blocks` is to be checkpointed.
 pub(crate) fn checkpointed_blocks(num_blocks: usize) -> Vec<bool> {
     SCOPE.with_borrow_mut(|scope| {

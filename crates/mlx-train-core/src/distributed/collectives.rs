@@ -15,7 +15,7 @@ use crate::{
     ffi::{self, Collective},
 };
 use mlx_rs::{
-    Dtype,
+    Dtype, Stream,
     ops::{indexing::TryIndexOp, select, zeros_dtype},
     stop_gradient,
 };
@@ -105,8 +105,8 @@ impl Group {
     /// [`DistributedError::Peer`] when there is no such rank, or no way to it: a ring has ways to neighbours, and
     /// NCCL has none in MLX; when MLX fails.
     pub fn send(&self, x: &Array, to: usize) -> Result<Array> {
-        let Connected { raw, backend, .. } = self.connected_to("send to", to)?;
-        Ok(stop_gradient(raw.send(x, to_i32(to)?, &backend.stream())?)?)
+        let stream = self.connected_to("send to", to)?.backend.stream();
+        Ok(stop_gradient(self.send_on(&stream, x, to)?)?)
     }
 
     /// Receives an array of this shape and dtype from another rank, when it is computed. No gradient passes it.
@@ -114,9 +114,25 @@ impl Group {
     /// # Errors
     /// As [`Group::send`].
     pub fn receive(&self, shape: &[i32], dtype: Dtype, from: usize) -> Result<Array> {
-        let Connected { raw, backend, .. } = self.connected_to("receive from", from)?;
+        let stream = self.connected_to("receive from", from)?.backend.stream();
+        Ok(stop_gradient(self.receive_on(&stream, shape, dtype, from)?)?)
+    }
+
+    /// As [`Group::send`], with nothing on other streams than this one; it has a gradient that is wrong.
+    pub(super) fn send_on(&self, stream: &Stream, x: &Array, to: usize) -> Result<Array> {
+        self.connected_to("send to", to)?.raw.send(x, to_i32(to)?, stream)
+    }
+
+    /// As [`Group::receive`], with nothing on other streams than this one.
+    pub(super) fn receive_on(
+        &self,
+        stream: &Stream,
+        shape: &[i32],
+        dtype: Dtype,
+        from: usize,
+    ) -> Result<Array> {
         let like = zeros_dtype(shape, dtype)?;
-        Ok(stop_gradient(raw.receive(&like, to_i32(from)?, &backend.stream())?)?)
+        self.connected_to("receive from", from)?.raw.receive(&like, to_i32(from)?, stream)
     }
 
     /// Waits until all ranks have come here.

@@ -3,7 +3,10 @@
 use crate::{
     Array, Result,
     checkpoint::{self, CheckpointPolicy, checkpointed_blocks, with_policy},
-    distributed::{Shard, Sharding, SplitBy},
+    distributed::{
+        Shard, Sharding, SplitBy,
+        pipeline::{Cut, run_blocks},
+    },
     ffi, profile, rng,
 };
 use mlx_rs::module::{ModuleParamMut, ModuleParamRef, ModuleParameters};
@@ -77,13 +80,24 @@ impl<B> Stack<B> {
         }
     }
 
-    fn pass<F>(&mut self, mut x: Array, shared: &[Array], run: F) -> Result<Array>
+    fn pass<F>(&mut self, x: Array, shared: &[Array], run: F) -> Result<Array>
+    where
+        B: ModuleParameters + Clone + Send + 'static,
+        F: Fn(&mut B, usize, Array, &[Array]) -> Result<Array> + Copy + Send + 'static,
+    {
+        run_blocks(x, self.len(), |x, cut| self.pass_blocks(x, cut, shared, run))
+    }
+
+    fn pass_blocks<F>(&mut self, mut x: Array, cut: &Cut, shared: &[Array], run: F) -> Result<Array>
     where
         B: ModuleParameters + Clone + Send + 'static,
         F: Fn(&mut B, usize, Array, &[Array]) -> Result<Array> + Copy + Send + 'static,
     {
         let is_checkpointed = checkpointed_blocks(self.len());
-        for (index, (block, is_checkpointed)) in self.iter_mut().zip(is_checkpointed).enumerate() {
+        let blocks = self.iter_mut().zip(is_checkpointed).enumerate();
+        for (index, (block, is_checkpointed)) in blocks.take(cut.blocks.end).skip(cut.blocks.start)
+        {
+            cut.note(&x);
             let of_inputs = move |block: &mut B, inputs: &[Array]| {
                 run(block, index, inputs[0].clone(), &inputs[1..])
             };
@@ -97,7 +111,7 @@ impl<B> Stack<B> {
             } else {
                 // A checkpoint adds up what the gradient of an input gets inside before it joins the rest.
                 // Nothing but the next block uses the output of one.
-                let x = if index == 0 { ffi::branch(&x)? } else { x };
+                let x = if index == cut.blocks.start { ffi::branch(&x)? } else { x };
                 let shared = shared.iter().map(ffi::branch).collect::<Result<Vec<_>>>()?;
                 rng::fork(|| run(block, index, x, &shared))?
             };

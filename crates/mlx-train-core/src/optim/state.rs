@@ -41,6 +41,12 @@ impl OptimizerState {
         Ok(Self { entries })
     }
 
+    /// The state of those parameters alone that `keeps` takes, by name.
+    pub(crate) fn only(mut self, keeps: impl Fn(&str) -> bool) -> Self {
+        self.entries.retain(|entry| keeps(&entry.parameter));
+        self
+    }
+
     /// The names of the parameters, in order.
     pub fn parameter_names(&self) -> impl ExactSizeIterator<Item = &Rc<str>> {
         self.entries.iter().map(|entry| &entry.parameter)

@@ -144,6 +144,7 @@ impl TrainConfig {
             gradient_checkpointing: self.gradient_checkpointing.clone(),
             skip_non_finite: true,
             ema_decay: self.ema_decay,
+            ..StepOptions::default()
         })
     }
 

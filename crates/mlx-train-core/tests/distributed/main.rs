@@ -6,6 +6,7 @@ mod data_parallel;
 mod deadlines;
 mod gradients;
 mod mpi;
+mod pipeline;
 mod ranks;
 
 use mlx_rs::Dtype;

@@ -10,7 +10,7 @@ use mlx_rs::{
 /// How many bytes of gradients travel together. A collective of a few kilobytes waits longer than it works; one of
 /// all gradients could not begin before the last of them is there. Source: Li et al., arXiv:2006.15704, section
 /// 3.2.3, whose default is the same.
-const BUCKET_BYTES: usize = 25 << 20;
+pub(super) const BUCKET_BYTES: usize = 25 << 20;
 
 impl Mean {
     /// The mean over the targets of all ranks: every rank counts by the weight of its loss.

@@ -74,15 +74,27 @@ impl<M: BaseModel + ?Sized> Program<'_, M> {
         batch: &Batch,
         draws: &Array,
     ) -> Result<Gradients> {
+        let batch = self.options.precision.batch_to_compute(batch.clone())?;
+        let differentiate = |others: &[Array]| self.differentiate(compute, others, &batch, draws);
+        let (mean, others) = self.with_others(others, differentiate)?;
+        Ok(Gradients { mean, others })
+    }
+
+    /// What `f` returns for the parameters that are not trained, as the model computes with them, and these parameters
+    /// as it has left them, which `f` returns, too.
+    pub(super) fn with_others<T>(
+        &self,
+        others: &[Array],
+        mut f: impl FnMut(&[Array]) -> Result<(T, Vec<Array>)>,
+    ) -> Result<(T, Vec<Array>)> {
         let precision = self.options.precision;
-        let batch = precision.batch_to_compute(batch.clone())?;
         loop {
             // Running statistics move by less than a bf16 digit, so they are not rounded like weights.
             let given = others.iter().zip(&self.moving).map(|(other, moving)| {
                 if moving.get() { Ok(other.clone()) } else { precision.to_compute(other) }
             });
             let given = given.collect::<Result<Vec<_>>>()?;
-            let (mean, after) = self.differentiate(compute, &given, &batch, draws)?;
+            let (value, after) = f(&given)?;
 
             let mut from_rounded = false;
             let mut kept = Vec::with_capacity(others.len());
@@ -97,7 +109,7 @@ impl<M: BaseModel + ?Sized> Program<'_, M> {
             }
             // The first time that one is seen to move, it has moved from a rounded copy.
             if !from_rounded {
-                return Ok(Gradients { mean, others: kept });
+                return Ok((value, kept));
             }
         }
     }

@@ -1,6 +1,9 @@
 //! Which part of each array a rank holds.
 
-use super::TrainState;
+use super::{
+    StepOptions, TrainState,
+    stage::{Stage, nothing_like},
+};
 use crate::{
     Error, Result,
     distributed::{Mesh, Placement, Split},
@@ -19,6 +22,10 @@ use std::{
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) mesh: Mesh,
+    /// What this rank runs, where several have the blocks of the model.
+    pub(super) stage: Option<Stage>,
+    /// The names of all parameters that are trained, by this rank or another, in natural order.
+    pub(super) trained: Rc<[Rc<str>]>,
     by_name: HashMap<Rc<str>, Held>,
 }
 
@@ -43,7 +50,12 @@ pub struct StatePlacements {
 
 impl Layout {
     /// Divides the parameters of a model, none of which is cut yet.
-    pub(super) fn new<M>(mesh: &Mesh, model: &mut M, optimizer: &dyn Optimizer) -> Result<Self>
+    pub(super) fn new<M>(
+        mesh: &Mesh,
+        model: &mut M,
+        optimizer: &dyn Optimizer,
+        options: &StepOptions,
+    ) -> Result<Self>
     where
         M: BaseModel + ?Sized,
     {
@@ -58,6 +70,8 @@ impl Layout {
         let names = parameters::names(model);
         let values = parameters::get(model, &names)?;
         let mut by_name = HashMap::new();
+        let mut trained = Vec::new();
+        let mut shapes = Vec::with_capacity(names.len());
         for (name, value) in names.into_iter().zip(&values) {
             let parameter = Parameter { name: &name, value };
             let is_trained = trainable.contains(&name) && optimizer.trains(parameter);
@@ -67,9 +81,14 @@ impl Layout {
                 let (name, optimizer) = (name.to_string(), format!("{optimizer:?}"));
                 return Err(TrainError::NeedsWhole { name, parts, optimizer }.into());
             }
+            trained.extend(is_trained.then(|| Rc::clone(&name)));
+            shapes.push((Rc::clone(&name), value.shape().to_vec()));
             by_name.insert(name, held);
         }
-        Ok(Self { mesh: mesh.clone(), by_name })
+        drop(values);
+        let stages = Some(mesh.pipeline()).filter(|group| !group.is_alone());
+        let stage = stages.map(|group| Stage::cut(group, model, shapes, options)).transpose()?;
+        Ok(Self { mesh: mesh.clone(), stage, trained: trained.into(), by_name })
     }
 
     /// Gives the model of each rank its parts of the parameters of rank 0.
@@ -95,9 +114,28 @@ impl Layout {
             let part = self.held(&name)?.placement.slice(&whole)?.contiguous()?;
             drop(whole);
             all.eval("the parameters of rank 0", [&part])?;
-            **parameter = part;
+            **parameter = if self.holds(&name) { part } else { nothing_like(&part)? };
         }
         Ok(())
+    }
+
+    /// Whether this rank holds a parameter, or a part of it.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.stage.as_ref().is_none_or(|stage| stage.holds(name))
+    }
+
+    /// The names of the parameters that this rank holds, in natural order.
+    pub(super) fn names<M: ModuleParameters + ?Sized>(&self, model: &M) -> Vec<Rc<str>> {
+        let mut names = parameters::names(model);
+        names.retain(|name| self.holds(name));
+        names
+    }
+
+    /// How many elements the part of a trained parameter has; `None` for one that is not trained.
+    pub(super) fn trained_size(&self, name: &str) -> Option<i32> {
+        let is_trained = self.trained.iter().any(|trained| **trained == *name);
+        let held = self.by_name.get(name).filter(|_| is_trained)?;
+        Some(held.placement.local_shape().iter().product())
     }
 
     /// How a parameter is held.
@@ -106,7 +144,8 @@ impl Layout {
         Ok(self.by_name.get(name).ok_or_else(missing)?)
     }
 
-    /// The squares `()` of the norms of whole gradients, from those of the parts that are held.
+    /// The squares `()` of the norms of whole gradients, from those of the parts that are held; in a pipeline those of
+    /// all [trained](Self::trained) parameters, of which others than these names count as zero.
     pub(super) fn squares_of_whole(
         &self,
         names: &[&str],
@@ -131,7 +170,10 @@ impl Layout {
                 squares[at] = sum.reshape(&[])?;
             }
         }
-        Ok(squares)
+        match &self.stage {
+            Some(stage) => stage.squares_of_all(&self.trained, names, &squares),
+            None => Ok(squares),
+        }
     }
 
     /// Which parts of the arrays of a snapshot this rank holds.
@@ -140,7 +182,7 @@ impl Layout {
         M: ModuleParameters + ?Sized,
     {
         let placement = |name: &Rc<str>| Ok(self.held(name)?.placement.clone());
-        let names = parameters::names(model);
+        let names = self.names(model);
         let weights = names.iter().map(placement).collect::<Result<_>>()?;
         let mut training = Vec::new();
         let of_parameters = state.names.iter().zip(state.carried.optimizer.by_parameter());

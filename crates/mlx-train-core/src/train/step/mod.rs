@@ -10,6 +10,7 @@ mod pipelined;
 mod precision;
 mod program;
 mod reader;
+mod stage;
 mod state;
 mod traced;
 mod update;
@@ -46,6 +47,7 @@ use std::{
     fmt,
     iter::once,
     rc::Rc,
+    time::Duration,
 };
 
 /// A model in training: each [`TrainStep::run`] updates it once.
@@ -78,6 +80,8 @@ pub struct TrainStep<'a, M: BaseModel + ?Sized> {
     accumulate: Traced<'a>,
     finish: Traced<'a>,
     state: TrainState,
+    /// How long the last step has waited for other stages.
+    waited: Duration,
 }
 
 impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
@@ -133,12 +137,14 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         options: StepOptions,
     ) -> Result<Self> {
         options.check()?;
-        let limit = options.limit()?;
+        let limit = options.limit(!mesh.pipeline().is_alone())?;
         let StepOptions { precision, ema_decay, .. } = options;
-        let layout = Layout::new(mesh, model, &optimizer)?;
+        let layout = Layout::new(mesh, model, &optimizer, &options)?;
         // Before the state, whose averaged weights begin with them.
         layout.take_parts_of_first(model)?;
-        let state = TrainState::new(model, &optimizer, seed, precision, ema_decay.is_some())?;
+        let holds = |name: &str| layout.holds(name);
+        let state =
+            TrainState::new(model, &optimizer, seed, precision, ema_decay.is_some(), holds)?;
         let trained = parameters::get(model, &state.names)?;
         let trained = trained.iter().map(|value| precision.to_parameter(value));
         let trained = trained.collect::<Result<Vec<_>>>()?;
@@ -146,7 +152,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         ffi::eval(trained.iter().chain(&arrays))?;
         parameters::set(model, &state.names, &trained)?;
 
-        let others = parameters::names(model).into_iter();
+        let others = layout.names(model).into_iter();
         let others: Vec<_> = others.filter(|name| !state.names.contains(name)).collect();
         let program = Rc::new(Program {
             optimizer: Box::new(optimizer),
@@ -154,6 +160,11 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
             num_trained: state.names.len(),
             moving: vec![Cell::new(false); others.len()],
             names: state.names.iter().cloned().chain(others).collect(),
+            reported: if layout.stage.is_some() {
+                Rc::clone(&layout.trained)
+            } else {
+                Rc::clone(&state.names)
+            },
             carried: state.carried.layout()?,
             layout,
             model: RefCell::new(model),
@@ -165,7 +176,8 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         };
         let (whole, accumulate, finish) =
             (traced(Program::whole)?, traced(Program::accumulate)?, traced(Program::finish)?);
-        Ok(Self { program, whole, accumulate, finish, state })
+        let waited = Duration::ZERO;
+        Ok(Self { program, whole, accumulate, finish, state, waited })
     }
 
     /// Updates the model once, with the gradient of the mean loss over all micro-batches.
@@ -221,7 +233,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
             traces += function.num_traces();
             warning = warning.or(function.take_refusal());
         }
-        let parameter_names = Rc::clone(&self.state.names);
+        let parameter_names = Rc::clone(&self.program.reported);
         let warning = warning
             .map(|refused| format!("{refused}; this batch and others of new kinds run without"));
         Ok(StepOutput {
@@ -232,6 +244,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
             parameter_names,
             traces,
             warning,
+            waited: self.waited,
         })
     }
 
@@ -271,7 +284,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         Ok(Next {
             values: outputs.take(num_values)?,
             carried: self.state.carried.with_arrays(&mut outputs)?,
-            report: Report::read(&mut outputs, self.program.num_trained)?,
+            report: Report::read(&mut outputs, self.program.reported.len())?,
             span,
         })
     }
@@ -344,7 +357,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
 
         let mut values = outputs.take(program.num_trained)?;
         let carried = self.state.carried.with_arrays(&mut outputs)?;
-        let report = Report::read(&mut outputs, program.num_trained)?;
+        let report = Report::read(&mut outputs, program.reported.len())?;
         for (before, moving) in before.into_iter().zip(is_moving) {
             values.push(if moving { outputs.one()? } else { before });
         }
@@ -417,7 +430,8 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     /// # Errors
     /// When MLX fails.
     pub fn snapshot(&self) -> Result<StateArrays> {
-        StateArrays::of(&**self.program.borrow()?, &self.state)
+        let model = self.program.borrow()?;
+        StateArrays::of(&**model, &self.program.layout.names(&**model), &self.state)
     }
 
     /// Which part of each array of [`TrainStep::snapshot`] this rank holds.
@@ -433,7 +447,9 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     /// # Errors
     /// [`TrainError::StateMismatch`] with every array that is missing, unexpected, or of another shape or dtype.
     pub fn restore(&mut self, arrays: &StateArrays, step: u64) -> Result<()> {
-        arrays.restore(&mut **self.program.borrow()?, &mut self.state, step)
+        let mut model = self.program.borrow()?;
+        let names = self.program.layout.names(&**model);
+        arrays.restore(&mut **model, &names, &mut self.state, step)
     }
 }
 

@@ -2,7 +2,12 @@
 
 use super::{Precision, traced::Limit};
 use crate::{
-    Result, checkpoint::CheckpointPolicy, config::ModelConfig, optim::Clip, train::TrainError,
+    Result,
+    checkpoint::CheckpointPolicy,
+    config::ModelConfig,
+    distributed::{PipelineError, PipelineOptions},
+    optim::Clip,
+    train::TrainError,
 };
 use mlx_rs::{Device, DeviceType};
 
@@ -25,6 +30,8 @@ pub struct StepOptions {
     /// How much of the averaged weights an update keeps, if weights are averaged: 0.999, say. The first updates
     /// keep less, `(1 + n) / (10 + n)` at update n, so that the average forgets where training began.
     pub ema_decay: Option<f64>,
+    /// How the model is cut where several ranks have its blocks (`pp`); without them it counts for nothing.
+    pub pipeline: PipelineOptions,
 }
 
 impl Default for StepOptions {
@@ -37,6 +44,7 @@ impl Default for StepOptions {
             gradient_checkpointing: CheckpointPolicy::None,
             skip_non_finite: true,
             ema_decay: None,
+            pipeline: PipelineOptions::default(),
         }
     }
 }
@@ -52,7 +60,13 @@ impl StepOptions {
     }
 
     /// How many traces there may be; `None` where nothing is compiled.
-    pub(super) fn limit(&self) -> Result<Option<Limit>> {
+    pub(super) fn limit(&self, is_pipelined: bool) -> Result<Option<Limit>> {
+        if is_pipelined {
+            return match self.compile {
+                CompileMode::On => Err(PipelineError::Compiled.into()),
+                CompileMode::Auto | CompileMode::Off => Ok(None),
+            };
+        }
         // What MLX computes on decides, not what it was built for: a Mac can be told to use its CPU.
         Ok(match self.compile {
             CompileMode::Off => None,

@@ -2,7 +2,7 @@
 
 use crate::{Result, model::Loss};
 use mlx_rs::Array;
-use std::{fmt, rc::Rc};
+use std::{fmt, rc::Rc, time::Duration};
 
 /// What a step leaves for a report; the arrays are evaluated, and reading them costs little.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub struct StepOutput {
     pub traces: usize,
     /// Something that is no error and that a person should know; told once.
     pub warning: Option<String>,
+    /// How long this rank has waited for other stages of a pipeline.
+    pub waited: Duration,
 }
 
 /// Which gradients of a step are not finite.

@@ -31,6 +31,8 @@ pub(super) struct Program<'a, M: ?Sized> {
     /// The names of all parameters: the trained ones, then the others.
     pub(super) names: Vec<Rc<str>>,
     pub(super) num_trained: usize,
+    /// The names of the parameters whose gradients are reported: the trained ones of all stages.
+    pub(super) reported: Rc<[Rc<str>]>,
     /// Which of the others the loss has been seen to move: running statistics.
     pub(super) moving: Vec<Cell<bool>>,
     /// The state with a scalar in the place of each array.

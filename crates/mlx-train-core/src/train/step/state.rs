@@ -36,13 +36,15 @@ pub(super) struct Carried {
 }
 
 impl TrainState {
-    /// The state before the first step. It trains the parameters that are not frozen now.
+    /// The state before the first step, of those parameters that `holds` says are here. It trains the parameters
+    /// that are not frozen now.
     pub(super) fn new<M>(
         model: &M,
         optimizer: &dyn Optimizer,
         seed: u64,
         precision: Precision,
         averages: bool,
+        holds: impl Fn(&str) -> bool,
     ) -> Result<Self>
     where
         M: ModuleParameters + ?Sized,
@@ -52,10 +54,11 @@ impl TrainState {
         let parameters = names.iter().zip(&values).map(|(name, value)| Parameter { name, value });
         let optimizer = OptimizerState::new(optimizer, parameters)?;
         // Those that a group of the optimizer freezes are not among them.
-        let names: Rc<[_]> = optimizer.parameter_names().cloned().collect();
-        if names.is_empty() {
+        if optimizer.parameter_names().len() == 0 {
             return Err(TrainError::NothingToTrain.into());
         }
+        let optimizer = optimizer.only(holds);
+        let names: Rc<[_]> = optimizer.parameter_names().cloned().collect();
         let arrays = optimizer.arrays().map(|array| precision.to_state(array));
         let optimizer = optimizer.with_arrays(arrays.collect::<Result<Vec<_>>>()?)?;
         let mut ema = Vec::new();
@@ -149,23 +152,28 @@ pub struct StateArrays {
 }
 
 impl StateArrays {
-    /// The arrays of a model and its state; weights in natural order of their names.
-    pub(super) fn of<M>(model: &M, state: &TrainState) -> Result<Self>
+    /// The arrays of a model's parameters of these names and its state.
+    pub(super) fn of<M>(model: &M, names: &[Rc<str>], state: &TrainState) -> Result<Self>
     where
         M: ModuleParameters + ?Sized,
     {
-        let names = parameters::names(model);
-        let values = parameters::get(model, &names)?;
+        let values = parameters::get(model, names)?;
         let weights = names.iter().map(ToString::to_string).zip(values).collect();
         Ok(Self { weights, training: state.named_arrays() })
     }
 
     /// Puts these arrays in the place of the model's and the state's, or changes nothing.
-    pub(super) fn restore<M>(&self, model: &mut M, state: &mut TrainState, step: u64) -> Result<()>
+    pub(super) fn restore<M>(
+        &self,
+        model: &mut M,
+        names: &[Rc<str>],
+        state: &mut TrainState,
+        step: u64,
+    ) -> Result<()>
     where
         M: ModuleParameters + ?Sized,
     {
-        let now = Self::of(model, state)?;
+        let now = Self::of(model, names, state)?;
         let mut problems = Vec::new();
         let weights = matching(&now.weights, &self.weights, &mut problems);
         let training = matching(&now.training, &self.training, &mut problems);
@@ -173,7 +181,7 @@ impl StateArrays {
             return Err(TrainError::StateMismatch { problems }.into());
         }
         let carried = state.carried.with_arrays(&mut Reader::new(training))?;
-        parameters::set(model, &parameters::names(model), &weights)?;
+        parameters::set(model, names, &weights)?;
         (state.step, state.carried) = (step, carried);
         Ok(())
     }

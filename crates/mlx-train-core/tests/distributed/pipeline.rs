@@ -1,0 +1,376 @@
+//! Stages of a pipeline train as one process that runs the whole model.
+
+use super::{numbers, ranks::run};
+use mlx_rs::{
+    Dtype,
+    module::{Module, Param, Parameter},
+    ops::{matmul, tanh},
+};
+use mlx_train_core::{
+    Array, Error, Result,
+    batch::{Batch, IGNORED_TARGET},
+    checkpoint::CheckpointPolicy,
+    distributed::{Group, Mesh, Parallelism, PipelineError, PipelineOptions, ScheduleKind},
+    estimate::Rows,
+    loss::{CrossEntropy, cross_entropy, mse},
+    model::{BaseModel, Loss},
+    nn::{Dropout, Embedding, Linear, Stack},
+    optim::{AdamW, Clip},
+    profile::Memory,
+    rng,
+    train::{CompileMode, StepOptions, StepOutput, TrainStep},
+};
+use std::collections::BTreeMap;
+
+const VOCABULARY: i32 = 12;
+const WIDTH: i32 = 16;
+const TOKENS: i32 = 5;
+
+/// A residual block with statistics of what it has seen.
+#[derive(Debug, Clone, mlx_train_core::ModuleParameters)]
+struct Block {
+    #[param]
+    up: Linear,
+    #[param]
+    mean: Param<Array>,
+    dropout: Dropout,
+}
+
+impl Block {
+    fn forward(&mut self, x: &Array, scale: &Array) -> Result<Array> {
+        let seen = x.mean_axes(&[0, 1], None)?.subtract(&*self.mean)?;
+        self.mean.value = self.mean.add(seen.multiply(Array::from_f32(0.1))?)?;
+        let y = tanh(self.up.forward(x)?)?.multiply(scale)?;
+        Ok(x.add(self.dropout.forward(&y)?)?)
+    }
+}
+
+/// Predicts tokens from tokens; its output layer may be its embedding.
+#[derive(Debug, mlx_train_core::ModuleParameters)]
+struct Model {
+    #[param]
+    embedding: Embedding,
+    /// What every block reads.
+    #[param]
+    scale: Param<Array>,
+    #[param]
+    layers: Stack<Block>,
+    #[param]
+    head: Option<Linear>,
+    /// Neither frozen nor read.
+    #[param]
+    unused: Param<Array>,
+}
+
+impl Model {
+    fn new(seed: u64, num_blocks: usize, is_tied: bool, dropout: f32) -> Result<Self> {
+        let block = |_| {
+            let mut mean = Param::new(Array::zeros::<f32>(&[WIDTH])?);
+            mean.freeze(true);
+            Ok(Block { up: Linear::new(WIDTH, WIDTH)?, mean, dropout: Dropout::new(dropout)? })
+        };
+        rng::scope(&rng::key(seed)?, || {
+            Ok(Self {
+                embedding: Embedding::new(VOCABULARY, WIDTH)?,
+                scale: Param::new(Array::ones::<f32>(&[WIDTH])?),
+                layers: (0..num_blocks).map(block).collect::<Result<_>>()?,
+                head: (!is_tied).then(|| Linear::new(WIDTH, VOCABULARY)).transpose()?,
+                unused: Param::new(Array::ones::<f32>(&[3])?),
+            })
+        })
+    }
+}
+
+impl BaseModel for Model {
+    fn forward(&mut self, x: &Array) -> Result<Array> {
+        let x = self.embedding.forward(x)?;
+        let scale = self.scale.value.clone();
+        let run =
+            |block: &mut Block, _: usize, x: Array, shared: &[Array]| block.forward(&x, &shared[0]);
+        let x = self.layers.forward_with(x, &[scale], run)?;
+        match &mut self.head {
+            Some(head) => Ok(head.forward(&x)?),
+            None => Ok(matmul(&x, self.embedding.weight.transpose()?)?),
+        }
+    }
+
+    fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
+        let options = CrossEntropy { ignore_index: Some(IGNORED_TARGET), ..Default::default() };
+        cross_entropy(&self.forward(x)?, y, &options)
+    }
+}
+
+/// A batch of so many rows, every fifth target of which is masked.
+fn batch(seed: i32, num_rows: i32) -> Batch {
+    let count = num_rows * TOKENS;
+    let token = |i: i32| (i * 7 + seed * 5 + i * i % 11) % VOCABULARY;
+    let x: Vec<i32> = (0..count).map(token).collect();
+    let target = |i: i32| if (i + seed) % 5 == 3 { IGNORED_TARGET } else { token(i + 1) };
+    let y: Vec<i32> = (0..count).map(target).collect();
+    let shape = [num_rows, TOKENS];
+    Batch::new(Array::from_slice(&x, &shape), Array::from_slice(&y, &shape))
+}
+
+/// Micro-batches of 1 to 3 rows.
+fn batches(step: i32, count: i32) -> Vec<Batch> {
+    (0..count).map(|index| batch(step * 10 + index, 1 + (index + step) % 3)).collect()
+}
+
+fn options() -> Result<StepOptions> {
+    let pipeline =
+        PipelineOptions { rows: Some(Rows::tokens(TOKENS)), ..PipelineOptions::default() };
+    Ok(StepOptions {
+        clip: Clip::default().global_norm(0.5)?,
+        compile: CompileMode::Off,
+        ema_decay: Some(0.9),
+        pipeline,
+        ..StepOptions::default()
+    })
+}
+
+/// The numbers of each array by name.
+type Named = BTreeMap<String, Vec<f32>>;
+
+/// What two steps leave: what each reports, and every array of the state that is here.
+fn train(
+    mesh: &Mesh,
+    model: &mut Model,
+    options: StepOptions,
+    count: i32,
+) -> Result<(Vec<f32>, Named)> {
+    let mut step = TrainStep::parallel(mesh, model, AdamW::default(), 3, options)?;
+    let mut reported = Vec::new();
+    for index in 0..2 {
+        let output = step.run(batches(index, count).into_iter().map(Ok), 0.01)?;
+        let StepOutput { loss, grad_norm, squared_grad_norms, .. } = &output;
+        assert!(output.is_finite()?);
+        for array in [&loss.value, &loss.weight, grad_norm].into_iter().chain(squared_grad_norms) {
+            reported.extend(numbers(array)?);
+        }
+    }
+    let arrays = step.snapshot()?;
+    let arrays = arrays.weights.into_iter().chain(arrays.training);
+    let named = arrays.map(|(name, array)| Ok((name, numbers(&array)?)));
+    Ok((reported, named.collect::<Result<_>>()?))
+}
+
+fn assert_close(what: &str, ours: &[f32], one: &[f32], tolerance: f32) {
+    assert_eq!(ours.len(), one.len(), "{what}");
+    for (ours, one) in ours.iter().zip(one) {
+        let off = (ours - one).abs() / one.abs().max(1e-2);
+        assert!(off < tolerance, "{what}: {ours} in place of {one}");
+    }
+}
+
+fn pipeline(group: &Group) -> Result<Mesh> {
+    Mesh::new(group, Parallelism::pipeline(group.world_size()))
+}
+
+/// One way to train.
+struct Case {
+    count: i32,
+    is_tied: bool,
+    dropout: f32,
+    schedule: ScheduleKind,
+    policy: CheckpointPolicy,
+    blocks: Option<Vec<usize>>,
+}
+
+impl Case {
+    fn new(count: i32) -> Self {
+        Self {
+            count,
+            is_tied: false,
+            dropout: 0.0,
+            schedule: ScheduleKind::default(),
+            policy: CheckpointPolicy::None,
+            blocks: None,
+        }
+    }
+
+    /// Trains it on the ranks of a pipeline and in one process.
+    fn check(&self, group: &Group) -> Result<()> {
+        let mut options = options()?;
+        options.gradient_checkpointing = self.policy.clone();
+        options.pipeline.schedule = self.schedule;
+        options.pipeline.blocks.clone_from(&self.blocks);
+        let model = |seed| Model::new(seed, 5, self.is_tied, self.dropout);
+        let (expected, whole) = train(&Mesh::alone(), &mut model(0)?, options.clone(), self.count)?;
+        // Ranks have other numbers than rank 0 before they begin.
+        let mut own = model(group.rank() as u64)?;
+        let (reported, held) = train(&pipeline(group)?, &mut own, options, self.count)?;
+        assert_close("reports", &reported, &expected, 1e-4);
+        assert_close("losses", &reported[..1], &expected[..1], 1e-5);
+        for (name, values) in &held {
+            assert_close(name, values, &whole[name], 1e-4);
+        }
+        // Each array is somewhere.
+        for name in whole.keys() {
+            let here = Array::from_int(i32::from(held.contains_key(name)));
+            let holders = group.all_sum(&here)?.try_item_cast::<i32>().unwrap();
+            let ranks = group.world_size() as i32;
+            let expected = match name.as_str() {
+                "rng.key" | "optimizer.updates" => ranks,
+                name if name.contains("scale") => ranks,
+                name if name.contains("embedding") && self.is_tied => 2,
+                _ => 1,
+            };
+            assert_eq!(holders, expected, "{name}");
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn stages_train_as_one_process_with_any_number_of_micro_batches() {
+    let test = "pipeline::stages_train_as_one_process_with_any_number_of_micro_batches";
+    for world_size in [2, 4] {
+        run(test, world_size, |group| {
+            for count in if group.world_size() == 2 { [1, 2, 5] } else { [1, 3, 8] } {
+                Case::new(count).check(group)?;
+            }
+            group.barrier()
+        });
+    }
+}
+
+#[test]
+fn stages_train_as_one_process_tied_with_dropout_checkpoints_and_any_cut() {
+    let test = "pipeline::stages_train_as_one_process_tied_with_dropout_checkpoints_and_any_cut";
+    for world_size in [2, 3] {
+        run(test, world_size, |group| {
+            let is_two = group.world_size() == 2;
+            let cut = if is_two { vec![4, 1] } else { vec![1, 1, 3] };
+            for case in [
+                Case { is_tied: true, ..Case::new(3) },
+                Case { dropout: 0.5, ..Case::new(3) },
+                Case {
+                    is_tied: true,
+                    dropout: 0.5,
+                    policy: CheckpointPolicy::Full,
+                    ..Case::new(4)
+                },
+                Case { policy: CheckpointPolicy::Every(2), blocks: Some(cut), ..Case::new(2) },
+                Case { schedule: ScheduleKind::Gpipe, is_tied: true, ..Case::new(5) },
+            ] {
+                case.check(group)?;
+            }
+            group.barrier()
+        });
+    }
+}
+
+/// What the first of two stages holds at its most in a step, besides what it holds before.
+fn peak(group: &Group, schedule: ScheduleKind, count: i32) -> Result<u64> {
+    let mut model = Model::new(0, 6, false, 0.0)?;
+    let mut options = options()?;
+    options.pipeline.schedule = schedule;
+    let mut step =
+        TrainStep::parallel(&pipeline(group)?, &mut model, AdamW::default(), 0, options)?;
+    let batches: Vec<Batch> = (0..count).map(|index| batch(index, 400)).collect();
+    let mut peak = 0;
+    for _ in 0..2 {
+        let held = Memory::now()?.active_bytes;
+        Memory::reset_peak()?;
+        step.run(batches.iter().cloned().map(Ok), 0.01)?;
+        peak = Memory::now()?.peak_bytes - held;
+    }
+    Ok(peak)
+}
+
+#[test]
+fn memory_does_not_grow_with_the_number_of_micro_batches() {
+    run("pipeline::memory_does_not_grow_with_the_number_of_micro_batches", 2, |group| {
+        let one_each = ScheduleKind::OneForwardOneBackward;
+        let (few, many) = (peak(group, one_each, 2)?, peak(group, one_each, 8)?);
+        let all = peak(group, ScheduleKind::Gpipe, 8)?;
+        // Two are in flight on the first stage, one on the last; in the other schedule all eight.
+        assert!(many * 10 < few * 11, "{few} bytes with 2 micro-batches, {many} with 8");
+        assert!(all > 2 * many, "{many} bytes, and {all} with all of them in flight");
+        group.barrier()
+    });
+}
+
+#[test]
+fn a_stage_holds_its_own_parameters_alone() {
+    run("pipeline::a_stage_holds_its_own_parameters_alone", 2, |group| {
+        let held_by = |mesh: &Mesh| -> Result<u64> {
+            let before = Memory::now()?.active_bytes;
+            // Four blocks of 4 MiB, and next to nothing besides.
+            let mut model = Wide::new(1024, 4)?;
+            let options = StepOptions {
+                pipeline: PipelineOptions {
+                    rows: Some(Rows::new((&[1024], Dtype::Float32), (&[1024], Dtype::Float32))),
+                    ..PipelineOptions::default()
+                },
+                ..StepOptions::default()
+            };
+            let step = TrainStep::parallel(mesh, &mut model, AdamW::default(), 0, options)?;
+            let held = Memory::now()?.active_bytes - before;
+            drop(step);
+            Ok(held)
+        };
+        let (whole, stage) = (held_by(&Mesh::alone())?, held_by(&pipeline(group)?)?);
+        assert!(stage * 100 < whole * 51, "{stage} bytes of {whole}");
+        group.barrier()
+    });
+}
+
+/// Blocks alone, of which there may be none, or two stacks.
+#[derive(Debug, mlx_train_core::ModuleParameters)]
+struct Wide {
+    #[param]
+    layers: Stack<Linear>,
+    num_runs: usize,
+}
+
+impl Wide {
+    fn new(width: i32, num_blocks: usize) -> Result<Self> {
+        let layers = (0..num_blocks).map(|_| Ok(Linear::new(width, width)?));
+        Ok(Self { layers: layers.collect::<Result<_>>()?, num_runs: 1 })
+    }
+}
+
+impl BaseModel for Wide {
+    fn forward(&mut self, x: &Array) -> Result<Array> {
+        self.layers.forward(x.clone(), |layer, _, x| Ok(layer.forward(&x)?))
+    }
+
+    fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
+        let mut x = x.clone();
+        for _ in 0..self.num_runs {
+            x = self.forward(&x)?;
+        }
+        mse(&x, y)
+    }
+}
+
+#[test]
+fn models_that_are_no_pipeline_are_refused_on_all_ranks() {
+    run("pipeline::models_that_are_no_pipeline_are_refused_on_all_ranks", 2, |group| {
+        let refused = |num_blocks, num_runs: usize, change: fn(&mut StepOptions)| {
+            let mut model = Wide::new(4, num_blocks)?;
+            model.num_runs = num_runs;
+            let rows = Rows::new((&[4], Dtype::Float32), (&[4], Dtype::Float32));
+            let pipeline = PipelineOptions { rows: Some(rows), ..PipelineOptions::default() };
+            let mut options = StepOptions { pipeline, ..StepOptions::default() };
+            change(&mut options);
+            let mesh = self::pipeline(group)?;
+            match TrainStep::parallel(&mesh, &mut model, AdamW::default(), 0, options) {
+                Err(Error::Pipeline(error)) => Ok::<_, Error>(error),
+                other => panic!("it is refused as a pipeline, and not {other:?}"),
+            }
+        };
+        assert_eq!(refused(3, 0, |_| ())?, PipelineError::NoStack);
+        assert_eq!(refused(3, 2, |_| ())?, PipelineError::SeveralStacks { num_stacks: 2 });
+        let too_few = PipelineError::TooFewBlocks { num_blocks: 1, num_stages: 2 };
+        assert_eq!(refused(1, 1, |_| ())?, too_few);
+        let no_cut = refused(3, 1, |options| options.pipeline.blocks = Some(vec![3, 1]))?;
+        let expected = PipelineError::Blocks { blocks: vec![3, 1], num_blocks: 3, num_stages: 2 };
+        assert_eq!(no_cut, expected);
+        assert_eq!(refused(3, 1, |options| options.pipeline.rows = None)?, PipelineError::NoRows);
+        let compiled = refused(3, 1, |options| options.compile = CompileMode::On)?;
+        assert_eq!(compiled, PipelineError::Compiled);
+        group.barrier()
+    });
+}
