@@ -157,7 +157,8 @@ fn missing(backend: Backend) -> &'static str {
     match backend {
         Backend::Ring => "this build of MLX has none",
         Backend::Mpi => {
-            "install an MPI, such as Open MPI, so that its library is found, or use ring"
+            "install Open MPI, and where MLX does not find its library, name that, as in \
+             `mpirun -x MLX_MPI_LIBNAME=libmpi.so.40`; or use ring"
         }
         Backend::Nccl => "it needs an NVIDIA GPU and MLX for CUDA; use ring",
         Backend::Jaccl => "it needs Macs with RDMA over Thunderbolt; use ring",

@@ -43,6 +43,12 @@ pub struct MlxEnvironment {
 /// transformer with an evaluation in between did, on an H200, and with 4000 it did not.
 const CUDA_GRAPHS: (&str, &str) = ("MLX_CUDA_GRAPH_CACHE_SIZE", "4000");
 
+/// The library of Open MPI that MLX is to load, and what `mpirun` tells its ranks.
+///
+/// MLX looks for `libmpi.so`, which on Linux only those have who compile for it; this is what programs load.
+const MPI_LIBRARY: (&str, &str) = ("MLX_MPI_LIBNAME", "libmpi.so.40");
+const OF_MPIRUN: &str = "OMPI_COMM_WORLD_SIZE";
+
 const MEGABYTES_PER_BUFFER: &str = "MLX_MAX_MB_PER_BUFFER";
 
 /// Tells a process that it was started by itself: its id, which stays, and what was set for it.
@@ -88,13 +94,16 @@ impl MlxEnvironment {
     /// Makes MLX see these variables, by replacing this process by itself where one of them is missing.
     ///
     /// Process id, signals, open files, arguments and exit code stay. A variable that the environment has
-    /// already wins. On CUDA, `MLX_CUDA_GRAPH_CACHE_SIZE` is 4000 in any case. Where nothing is missing,
+    /// already wins. On CUDA, `MLX_CUDA_GRAPH_CACHE_SIZE` is 4000 in any case, and a rank of `mpirun` on Linux finds
+    /// the library of Open MPI by the name that it has without its headers. Where nothing is missing,
     /// and in the process that was replaced, this returns; call it once, before anything else.
     ///
     /// # Errors
     /// When the system cannot start the program anew; this process can go on, with MLX's defaults.
     pub fn enter(&self) -> Result<()> {
-        let changes = self.changes(ffi::has_cuda(), |name| env::var(name).ok());
+        let of_mpirun = cfg!(target_os = "linux") && env::var_os(OF_MPIRUN).is_some();
+        let here = Here { has_cuda: ffi::has_cuda(), of_mpirun };
+        let changes = self.changes(here, |name| env::var(name).ok());
         if changes.is_empty() {
             return Ok(());
         }
@@ -119,29 +128,37 @@ impl MlxEnvironment {
     }
 
     /// Every variable that this is about, and its value if it asks for one.
-    fn variables(&self, has_cuda: bool) -> [(&'static str, Option<String>); 4] {
+    fn variables(&self, here: Here) -> [Change; 5] {
         let number = |number: Option<u32>| number.map(|number| number.to_string());
         [
             ("MLX_MAX_OPS_PER_BUFFER", number(self.max_ops_per_buffer)),
             (MEGABYTES_PER_BUFFER, number(self.max_mb_per_buffer)),
-            (CUDA_GRAPHS.0, has_cuda.then(|| CUDA_GRAPHS.1.to_owned())),
+            (CUDA_GRAPHS.0, here.has_cuda.then(|| CUDA_GRAPHS.1.to_owned())),
+            (MPI_LIBRARY.0, here.of_mpirun.then(|| MPI_LIBRARY.1.to_owned())),
             ("MTL_CAPTURE_ENABLED", self.metal_capture.then(|| "1".to_owned())),
         ]
     }
 
     /// What is to be set or, without a value, taken away in the environment `current`: nothing that the user
     /// of this process has set.
-    fn changes(&self, has_cuda: bool, current: impl Fn(&str) -> Option<String>) -> Vec<Change> {
+    fn changes(&self, here: Here, current: impl Fn(&str) -> Option<String>) -> Vec<Change> {
         let mark = current(MARK).unwrap_or_default();
         if is_of_this_process(&mark) {
             return Vec::new();
         }
         let changes = self
-            .variables(has_cuda)
+            .variables(here)
             .into_iter()
             .filter(|(name, wanted)| current(name) != *wanted && !is_the_users(name, &current));
         changes.collect()
     }
+}
+
+/// What this process is on, and by what it was started.
+#[derive(Debug, Clone, Copy, Default)]
+struct Here {
+    has_cuda: bool,
+    of_mpirun: bool,
 }
 
 /// A variable, and the value that it gets; without one, it goes.
@@ -212,8 +229,12 @@ mod tests {
 
     /// What changes where the environment has `current`.
     fn changes(limits: &MlxEnvironment, has_cuda: bool, current: &[(&str, &str)]) -> String {
+        changes_on(limits, Here { has_cuda, of_mpirun: false }, current)
+    }
+
+    fn changes_on(limits: &MlxEnvironment, here: Here, current: &[(&str, &str)]) -> String {
         let find = |name: &str| current.iter().find(|it| it.0 == name).map(|it| it.1.to_owned());
-        let changes = limits.changes(has_cuda, find).into_iter().map(|(name, value)| match value {
+        let changes = limits.changes(here, find).into_iter().map(|(name, value)| match value {
             Some(value) => format!("{name}={value}"),
             None => format!("no {name}"),
         });
@@ -239,6 +260,13 @@ mod tests {
         assert_eq!(changes(&none, false, &[]), "");
         let capture = MlxEnvironment { metal_capture: true, ..none };
         assert_eq!(changes(&capture, false, &[]), "MTL_CAPTURE_ENABLED=1");
+    }
+
+    #[test]
+    fn a_rank_of_mpirun_finds_the_library_of_programs_unless_another_is_named() {
+        let (none, rank) = (MlxEnvironment::default(), Here { of_mpirun: true, has_cuda: false });
+        assert_eq!(changes_on(&none, rank, &[]), "MLX_MPI_LIBNAME=libmpi.so.40");
+        assert_eq!(changes_on(&none, rank, &[("MLX_MPI_LIBNAME", "/opt/libmpi.so")]), "");
     }
 
     #[test]

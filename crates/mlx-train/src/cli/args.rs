@@ -52,6 +52,8 @@ pub(super) fn command(program: &str) -> clap::Command {
             launch.after_help(examples(&[
                 "launch -n 2 -- ./my-model",
                 "launch -n 4 --port 5000 -- ./my-model",
+                "launch --hostfile hosts.json --cwd /Users/me/work -- target/release/my-model train",
+                "launch -n 4 --backend mpi -- ./my-model",
             ]))
         })
         .mut_subcommand("generate", |generate| {
@@ -105,10 +107,11 @@ pub(super) enum Command {
     Schedule(ScheduleArgs),
     /// Continue a text with a trained model
     Generate(GenerateArgs),
-    /// Run a command as several ranks on this machine, which end together
+    /// Run a command as several ranks, here or on other hosts, which end together
     ///
     /// What a rank writes comes behind its number. When one fails, is killed or stays stopped, the others are ended,
-    /// and launch exits with its status. Ctrl-C asks all ranks to stop; a second one kills them.
+    /// and launch exits with its status. Ctrl-C asks all ranks to stop; a second one kills them. Over ssh, the program
+    /// has to be on each host, under the same path.
     Launch(LaunchArgs),
     /// Draw the curves of a run, also of one that still grows or was killed
     Plot(PlotArgs),
@@ -526,15 +529,24 @@ fn positive(text: &str) -> Result<usize, String> {
 
 #[derive(Debug, Args)]
 pub(super) struct LaunchArgs {
-    /// How many ranks
-    #[arg(short, long = "num-ranks", value_name = "N")]
-    pub(super) num_ranks: usize,
-    /// What connects them: ring or nccl
-    #[arg(long, default_value = "ring")]
-    pub(super) backend: Backend,
-    /// The port of rank 0; the others have the ones after it [default: any that are free]
+    /// How many ranks [default: one for each host of the hostfile]
+    #[arg(short, long = "num-ranks", value_name = "N", required_unless_present = "hostfile")]
+    pub(super) num_ranks: Option<usize>,
+    /// Run a rank on each host of this JSON file, the one that `mlx.launch` reads, by ssh
+    #[arg(long, value_name = "FILE")]
+    pub(super) hostfile: Option<PathBuf>,
+    /// What connects them: ring, mpi, nccl or jaccl [default: what the hostfile says, or ring]
+    #[arg(long)]
+    pub(super) backend: Option<Backend>,
+    /// The port of rank 0; the others have the ones after it [default: any that are free, or 32323 over ssh]
     #[arg(long)]
     pub(super) port: Option<u16>,
+    /// A variable for the environment of all ranks (may be repeated)
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    pub(super) variables: Vec<String>,
+    /// Run the ranks in this folder of each host [default: the current one, where it is there]
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) cwd: Option<PathBuf>,
     /// For how many seconds a rank may stay stopped, and how many ranks have to end when one has failed
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(super) limit: u64,

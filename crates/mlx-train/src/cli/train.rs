@@ -265,7 +265,7 @@ fn source(args: &TrainArgs, origin: Option<&Origin>) -> RunSource {
     source
 }
 
-fn default_folder(settings: &Settings) -> PathBuf {
+pub(super) fn default_folder(settings: &Settings) -> PathBuf {
     let name = settings.model.model().name();
     Path::new(RUNS).join(format!("{name}-{}", settings.hash()))
 }

@@ -1,4 +1,4 @@
-//! What ranks write, line by line.
+//! What processes write, line by line.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -6,10 +6,11 @@ use std::{
     thread,
 };
 
-/// A line that a rank has written, with its end.
+/// A line that a process has written, with its end.
 #[derive(Debug)]
 pub(super) struct Line {
-    pub(super) rank: usize,
+    /// Which of the processes.
+    pub(super) process: usize,
     pub(super) is_error: bool,
     pub(super) text: Vec<u8>,
 }
@@ -19,7 +20,7 @@ const LONGEST: u64 = 1 << 16;
 
 /// Sends what comes from `source`, until it ends.
 pub(super) fn read(
-    rank: usize,
+    process: usize,
     is_error: bool,
     source: impl Read + Send + 'static,
     lines: Sender<Line>,
@@ -35,10 +36,10 @@ pub(super) fn read(
             if text.last() != Some(&b'\n') {
                 text.push(b'\n');
             }
-            if lines.send(Line { rank, is_error, text }).is_err() {
+            if lines.send(Line { process, is_error, text }).is_err() {
                 return;
             }
         }
     };
-    thread::Builder::new().name(format!("output of rank {rank}")).spawn(read).map(drop)
+    thread::Builder::new().name(format!("output of process {process}")).spawn(read).map(drop)
 }

@@ -1,24 +1,31 @@
-//! Starting the ranks of a group on this machine, and ending them together.
+//! Starting the ranks of a group, and ending them together.
 //!
-//! [`Launch`] is what `mlx-train launch` does: each rank is a process of the same command, whose environment says
-//! which rank it is, so that [`Group::of_environment`](crate::distributed::Group::of_environment) joins them. A
-//! rank that dies, or stays stopped, takes the others down.
+//! [`Launch`] is what `mlx-train launch` does: each rank is a process of the same command, on this machine or on
+//! those of a [`Hostfile`], whose environment says which rank it is, so that
+//! [`Group::of_environment`](crate::distributed::Group::of_environment) joins them. A rank that dies, or stays
+//! stopped, takes the others down.
 
 mod environment;
+mod guard;
+mod hostfile;
 mod lines;
+mod mpi;
 mod ranks;
 
+pub use hostfile::Hostfile;
 pub use ranks::Ended;
 
-use crate::{
-    Error, Result,
-    distributed::{Backend, DistributedError},
-};
-use environment::Place;
-use ranks::Ranks;
+use crate::{Error, Result, distributed::Backend};
+use environment::{Place, Plan};
+use guard::{Remote, Signals};
+use mpi::Mpi;
+use ranks::{Process, Ranks, Source};
 use std::{
+    env,
     ffi::OsString,
     io::Write,
+    path::PathBuf,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -26,21 +33,24 @@ use std::{
     time::Duration,
 };
 
-/// A command that runs as the ranks of a group, on this machine.
+/// A command that runs as the ranks of a group.
 #[derive(Debug, Clone)]
 pub struct Launch {
     command: Vec<OsString>,
     world_size: usize,
-    backend: Backend,
+    hostfile: Option<Hostfile>,
+    backend: Option<Backend>,
     first_port: Option<u16>,
+    variables: Vec<(String, String)>,
+    folder: Option<PathBuf>,
     limit: Duration,
 }
 
 impl Launch {
-    /// How many ranks one machine may have; more are a slip of the keyboard.
+    /// How many ranks a launch may have; more are a slip of the keyboard.
     pub const MAX_RANKS: usize = 1024;
 
-    /// `world_size` ranks of a command, a program and its arguments, over the ring.
+    /// `world_size` ranks of a command, a program and its arguments, on this machine and over the ring.
     ///
     /// # Errors
     /// Without a program; for no rank at all, or more than [`Launch::MAX_RANKS`].
@@ -52,43 +62,59 @@ impl Launch {
         }
         if !(1..=Self::MAX_RANKS).contains(&world_size) {
             return Err(Error::message(format!(
-                "{world_size} ranks cannot be launched on one machine; ask for 1 to {}",
+                "{world_size} ranks cannot be launched; ask for 1 to {}",
                 Self::MAX_RANKS
             )));
         }
-        let limit = Duration::from_secs(30);
-        Ok(Self { command, world_size, backend: Backend::Ring, first_port: None, limit })
+        Ok(Self {
+            command,
+            world_size,
+            hostfile: None,
+            backend: None,
+            first_port: None,
+            variables: Vec::new(),
+            folder: None,
+            limit: Duration::from_secs(30),
+        })
+    }
+
+    /// A rank of a command on each host of a file, connected as it says, or else over the ring.
+    ///
+    /// # Errors
+    /// Without a program.
+    pub fn on_hosts(command: Vec<OsString>, hostfile: Hostfile) -> Result<Self> {
+        let launch = Self::new(command, hostfile.num_ranks())?;
+        let (backend, variables) = (hostfile.backend(), hostfile.variables().to_vec());
+        Ok(Self { backend, variables, hostfile: Some(hostfile), ..launch })
     }
 
     /// Connects the ranks by this backend.
-    ///
-    /// # Errors
-    /// When it is not there, or is not one that is launched here: `mpirun` starts the ranks of MPI.
-    pub fn backend(self, backend: Backend) -> Result<Self> {
-        match backend {
-            Backend::Ring => {}
-            Backend::Nccl if backend.is_available() => {}
-            Backend::Nccl => {
-                return Err(DistributedError::NoBackend { backend }.into());
-            }
-            Backend::Mpi => {
-                return Err(Error::message(
-                    "the ranks of mpi are started by `mpirun -n N COMMAND`, which works as it is; use that, or ring",
-                ));
-            }
-            Backend::Jaccl => {
-                return Err(Error::message(
-                    "jaccl connects several Macs, and these ranks are all on this machine; use ring",
-                ));
-            }
-        }
-        Ok(Self { backend, ..self })
+    #[must_use]
+    pub fn backend(self, backend: Backend) -> Self {
+        Self { backend: Some(backend), ..self }
     }
 
-    /// Uses this port for rank 0, and the ones after it for the others, in the place of any that are free.
+    /// Uses this port for rank 0, and the ones after it for the others: in the place of any that are free on this
+    /// machine, or of 32323 and those after it on several.
     #[must_use]
     pub fn first_port(self, port: u16) -> Self {
         Self { first_port: Some(port), ..self }
+    }
+
+    /// Gives all ranks a variable of their environment, as `NAME=VALUE`. Those on this machine have its own, too.
+    ///
+    /// # Errors
+    /// When the name is none.
+    pub fn variable(mut self, variable: &str) -> Result<Self> {
+        self.variables.push(hostfile::variable(variable).map_err(Error::message)?);
+        Ok(self)
+    }
+
+    /// Runs the ranks in this folder, which has to be there on every host: in the place of that of this process,
+    /// where it is there.
+    #[must_use]
+    pub fn folder(self, folder: impl Into<PathBuf>) -> Self {
+        Self { folder: Some(folder.into()), ..self }
     }
 
     /// How long a rank may stay stopped, and how long ranks have to end by themselves when one has failed.
@@ -100,12 +126,77 @@ impl Launch {
     /// Runs the ranks to their end. Their lines go to `out` and `err`, each behind the number of its rank.
     ///
     /// # Errors
-    /// When a port is taken or the command cannot be started; then nothing runs. When `out` takes no more, the
-    /// ranks run on without it.
+    /// When the hosts lack what the backend needs, a port is taken or the command cannot be started; then nothing
+    /// runs. When `out` takes no more, the ranks run on without it.
     pub fn run(&self, stop: &Stop, out: &mut dyn Write, err: &mut dyn Write) -> Result<Ended> {
-        let place = Place::new(self.backend, self.world_size, self.first_port)?;
-        let ranks = Ranks::start(&self.command, &place)?;
+        if let Some(folder) =
+            self.folder.as_ref().filter(|folder| !folder.is_dir() && self.is_here())
+        {
+            let folder = folder.display();
+            return Err(Error::message(format!("`{folder}` is no folder here; name another")));
+        }
+        let backend = self.backend.unwrap_or(Backend::Ring);
+        if backend == Backend::Mpi {
+            let (mpirun, _hosts) = self.mpi().process()?;
+            return Ok(Ranks::start(vec![mpirun])?.run(self.limit, stop, out, err));
+        }
+        let place = Plan {
+            backend,
+            world_size: self.world_size,
+            hostfile: self.hostfile.as_ref(),
+            first_port: self.first_port,
+            variables: &self.variables,
+        }
+        .place()?;
+        let processes = (0..self.world_size).map(|rank| self.process(rank, &place));
+        let ranks = Ranks::start(processes.collect::<Result<_>>()?)?;
         Ok(ranks.run(self.limit, stop, out, err))
+    }
+
+    /// Whether a rank runs on this machine.
+    fn is_here(&self) -> bool {
+        let hosts = self.hostfile.as_ref().map(|hostfile| &hostfile.hosts);
+        hosts.is_none_or(|hosts| hosts.iter().any(hostfile::Host::is_here))
+    }
+
+    fn mpi(&self) -> Mpi<'_> {
+        Mpi {
+            command: &self.command,
+            world_size: self.world_size,
+            hostfile: self.hostfile.as_ref(),
+            variables: &self.variables,
+            folder: self.folder.as_deref(),
+            limit: self.limit,
+        }
+    }
+
+    /// A rank, on this machine or another.
+    fn process(&self, rank: usize, place: &Place) -> Result<Process> {
+        let seat = &place.seats[rank];
+        let source = Source::Rank { rank, host: seat.host.clone() };
+        let Some(host) = &seat.host else {
+            let [program, arguments @ ..] = self.command.as_slice() else {
+                return Err(Error::message("there is no command to launch"));
+            };
+            let mut command = Command::new(program);
+            command.args(arguments);
+            if let Some(folder) = &self.folder {
+                command.current_dir(folder);
+            }
+            place.tell(seat, &mut command);
+            return Ok(Process { source, command, signals: None });
+        };
+        let current = env::current_dir().unwrap_or_default();
+        let command = guard::over_ssh(&Remote {
+            host,
+            seat,
+            file: place.file.as_ref(),
+            folder: self.folder.as_deref().unwrap_or(&current),
+            is_folder_needed: self.folder.is_some(),
+            command: &self.command,
+            limit: self.limit,
+        })?;
+        Ok(Process { source, command, signals: Some(Signals { ask: "TERM", kill: "KILL" }) })
     }
 }
 

@@ -2,22 +2,37 @@
 
 use super::{
     Stop,
-    environment::Place,
+    guard::{Orders, PATIENCE, Signals},
     lines::{self, Line},
+    mpi,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, distributed::DEADLINE_EXIT_STATUS};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::{
-    ffi::OsString,
+    collections::BTreeMap,
+    fmt,
     io::Write,
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread::sleep,
     time::{Duration, Instant},
 };
 
 /// How often the ranks are looked at.
 const INTERVAL: Duration = Duration::from_millis(50);
+
+/// What a signal adds to the status with which a shell tells of it.
+const SIGNAL: i32 = 128;
+
+/// What `ssh` exits with when it has no connection.
+const NO_CONNECTION: i32 = 255;
+
+/// What a shell exits with when it finds no such program.
+const NO_PROGRAM: i32 = 127;
+
+/// How many letters of the last line of a rank are told again.
+const LAST_WORDS: usize = 300;
 
 /// How a launch ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,58 +40,96 @@ pub struct Ended {
     /// What the launch exits with: 0, or the status of the first rank that failed, 128 and the signal for one that
     /// a signal has killed.
     pub exit_code: i32,
-    /// Which rank failed first, and how.
+    /// Which rank failed first, how, and the last line that it wrote to standard error.
     pub failure: Option<String>,
 }
 
-/// The ranks of a launch; those that still run are killed when this is dropped.
-pub(super) struct Ranks {
-    ranks: Vec<Rank>,
-    lines: Receiver<Line>,
+/// A process to start.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) source: Source,
+    pub(super) command: Command,
+    /// The signals that a guard passes on; without one, the process is in reach.
+    pub(super) signals: Option<Signals>,
 }
 
-struct Rank {
+/// What a process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A rank, here or on another host.
+    Rank { rank: usize, host: Option<String> },
+    /// All ranks.
+    Mpirun,
+}
+
+/// The processes of a launch; those that still run are killed when this is dropped.
+pub(super) struct Ranks {
+    processes: Vec<Running>,
+    lines: Receiver<Line>,
+    /// The last line of each rank on standard error.
+    last_errors: BTreeMap<usize, String>,
+    failure: Option<Failure>,
+}
+
+struct Running {
+    source: Source,
     child: Child,
+    /// To the guard of the process, if it has one.
+    orders: Option<Orders>,
     status: Option<ExitStatus>,
     stopped_at: Option<Instant>,
+    killed_at: Option<Instant>,
 }
 
 /// Why the others have to end.
 struct Failure {
+    rank: Option<usize>,
     exit_code: i32,
     text: String,
     at: Instant,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    End,
+    Kill,
+}
+
 impl Ranks {
     /// Starts all of them, or none.
-    pub(super) fn start(command: &[OsString], place: &Place) -> Result<Self> {
+    pub(super) fn start(processes: Vec<Process>) -> Result<Self> {
         let (sender, lines) = mpsc::channel();
-        let mut this = Self { ranks: Vec::new(), lines };
-        let [program, arguments @ ..] = command else {
-            return Err(Error::message("there is no command to launch"));
-        };
-        for rank in 0..place.world_size {
-            let mut command = Command::new(program);
-            command.args(arguments).stdin(Stdio::null());
+        let (running, last_errors) = (Vec::new(), BTreeMap::new());
+        let mut this = Self { processes: running, lines, last_errors, failure: None };
+        for Process { source, mut command, signals } in processes {
+            command.stdin(if signals.is_some() { Stdio::piped() } else { Stdio::null() });
             command.stdout(Stdio::piped()).stderr(Stdio::piped());
             // Ctrl-C comes from here alone: a rank that had it from the terminal, too, would end at once.
             command.process_group(0);
-            place.tell(rank, &mut command);
+            let program = command.get_program().display().to_string();
             let failed = |error| {
-                let program = program.display();
                 Error::message(format!(
-                    "rank {rank} cannot run `{program}`: {error}; check its name and path"
+                    "{source} cannot run `{program}`: {error}; check its name and path"
                 ))
             };
             let mut child = command.spawn().map_err(failed)?;
-            let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-            this.ranks.push(Rank { child, status: None, stopped_at: None });
+            let (stdin, stdout, stderr) =
+                (child.stdin.take(), child.stdout.take(), child.stderr.take());
+            let orders = signals.zip(stdin).map(|(signals, stdin)| Orders::new(stdin, signals));
+            let process = this.processes.len();
+            this.processes.push(Running {
+                source: source.clone(),
+                child,
+                orders,
+                status: None,
+                stopped_at: None,
+                killed_at: None,
+            });
             if let Some(stdout) = stdout {
-                lines::read(rank, false, stdout, sender.clone()).map_err(failed)?;
+                lines::read(process, false, stdout, sender.clone()).map_err(failed)?;
             }
             if let Some(stderr) = stderr {
-                lines::read(rank, true, stderr, sender.clone()).map_err(failed)?;
+                lines::read(process, true, stderr, sender.clone()).map_err(failed)?;
             }
         }
         Ok(this)
@@ -90,13 +143,13 @@ impl Ranks {
         out: &mut dyn Write,
         err: &mut dyn Write,
     ) -> Ended {
-        let mut failure: Option<Failure> = None;
         let mut num_requests = 0;
+        let mut is_told = false;
         let mut ended_at: Option<Instant> = None;
         loop {
             let is_over = match self.lines.recv_timeout(INTERVAL) {
                 Ok(line) => {
-                    pass_on(&line, out, err);
+                    self.pass_on(&line, out, err);
                     false
                 }
                 Err(RecvTimeoutError::Timeout) => false,
@@ -104,22 +157,23 @@ impl Ranks {
                 Err(RecvTimeoutError::Disconnected) => true,
             };
             while let Ok(line) = self.lines.try_recv() {
-                pass_on(&line, out, err);
+                self.pass_on(&line, out, err);
             }
-            let was_fine = failure.is_none();
-            self.look(limit, &mut failure);
-            if let Some(first) = failure.as_ref().filter(|_| was_fine) {
+            self.look(limit);
+            if let Some(first) = self.failure.as_ref().filter(|_| !is_told) {
+                is_told = true;
                 _ = writeln!(err, "launch: {}; ending the other ranks", first.text);
-                self.signal(Signal::TERM);
+                self.order(Order::End);
             }
             if num_requests < stop.num_requests() {
-                self.signal(if num_requests == 0 { Signal::TERM } else { Signal::KILL });
+                self.order(if num_requests == 0 { Order::End } else { Order::Kill });
                 num_requests += 1;
             }
-            if failure.as_ref().is_some_and(|failure| failure.at.elapsed() > limit) {
-                self.signal(Signal::KILL);
+            if self.failure.as_ref().is_some_and(|failure| failure.at.elapsed() > limit) {
+                self.order(Order::Kill);
             }
-            if self.ranks.iter().all(|rank| rank.status.is_some()) {
+            self.processes.iter_mut().for_each(Running::tend);
+            if self.processes.iter().all(|process| process.status.is_some()) {
                 // Something that a rank has left behind may hold its output for ever.
                 let ended_at = *ended_at.get_or_insert_with(Instant::now);
                 if is_over || ended_at.elapsed() > limit {
@@ -127,46 +181,117 @@ impl Ranks {
                 }
             }
             if is_over {
-                std::thread::sleep(INTERVAL);
+                sleep(INTERVAL);
             }
         }
-        match failure {
-            None => Ended { exit_code: 0, failure: None },
-            Some(Failure { exit_code, text, .. }) => Ended { exit_code, failure: Some(text) },
-        }
+        let Some(Failure { rank, exit_code, text, .. }) = &self.failure else {
+            return Ended { exit_code: 0, failure: None };
+        };
+        let said = rank.and_then(|rank| self.last_errors.get(&rank));
+        let said = said.map(|line| format!("; its last words: {line}")).unwrap_or_default();
+        Ended { exit_code: *exit_code, failure: Some(format!("{text}{said}")) }
     }
 
     /// Notes which ranks have ended or are stopped.
-    fn look(&mut self, limit: Duration, failure: &mut Option<Failure>) {
-        for (index, rank) in self.ranks.iter_mut().enumerate() {
-            if rank.status.is_some() {
+    fn look(&mut self, limit: Duration) {
+        for process in &mut self.processes {
+            if process.status.is_some() {
                 continue;
             }
-            rank.status = rank.child.try_wait().ok().flatten();
-            let found = match rank.status {
+            process.status = process.child.try_wait().ok().flatten();
+            let found = match process.status {
                 Some(status) if status.success() => None,
-                Some(status) => Some((exit_code(status), described(status))),
-                None => rank.stopped_for().filter(|time| *time > limit).map(|time| {
+                Some(status) => Some(process.source.ended(exit_code(status))),
+                None => process.stopped_for().filter(|time| *time > limit).map(|time| {
                     let seconds = time.as_secs_f64();
-                    (128 + Signal::STOP.as_raw(), format!("has been stopped for {seconds:.0} s"))
+                    (SIGNAL + Signal::STOP.as_raw(), format!("has been stopped for {seconds:.0} s"))
                 }),
             };
-            if let Some((exit_code, what)) = found.filter(|_| failure.is_none()) {
-                let text = format!("rank {index} {what}");
-                *failure = Some(Failure { exit_code, text, at: Instant::now() });
+            if let Some((exit_code, what)) = found.filter(|_| self.failure.is_none()) {
+                let (rank, text) = (process.source.rank(), format!("{} {what}", process.source));
+                self.failure = Some(Failure { rank, exit_code, text, at: Instant::now() });
             }
         }
     }
 
-    /// Sends a signal to all that still run, and to what they have started.
-    fn signal(&self, signal: Signal) {
-        self.ranks.iter().filter(|rank| rank.status.is_none()).for_each(|rank| rank.signal(signal));
+    /// Writes a line behind the number of its rank. A reader that has gone away loses lines, and the ranks go on.
+    fn pass_on(&mut self, line: &Line, out: &mut dyn Write, err: &mut dyn Write) {
+        let (rank, text) = match &self.processes[line.process].source {
+            Source::Rank { rank, .. } => (Some(*rank), line.text.as_slice()),
+            Source::Mpirun => match mpi::untagged(&line.text) {
+                Some((rank, text)) => (Some(rank), text),
+                None => (None, line.text.as_slice()),
+            },
+        };
+        if let (Some(rank), true) = (rank, line.is_error) {
+            if let (Source::Mpirun, Some(status)) =
+                (&self.processes[line.process].source, mpi::failure(text))
+            {
+                return self.note(rank, status);
+            }
+            let said: String =
+                String::from_utf8_lossy(text).trim().chars().take(LAST_WORDS).collect();
+            if !said.is_empty() {
+                self.last_errors.insert(rank, said);
+            }
+        }
+        let name = rank.map_or_else(|| "mpirun".to_owned(), |rank| rank.to_string());
+        let text = [format!("[{name}] ").as_bytes(), text].concat();
+        _ = if line.is_error {
+            err.write_all(&text).and_then(|()| err.flush())
+        } else {
+            out.write_all(&text).and_then(|()| out.flush())
+        };
+    }
+
+    /// A rank of `mpirun` has failed, as it says itself.
+    fn note(&mut self, rank: usize, status: i32) {
+        let source = Source::Rank { rank, host: None };
+        let (exit_code, what) = source.ended(status);
+        let text = format!("{source} {what}");
+        let at = Instant::now();
+        self.failure.get_or_insert(Failure { rank: Some(rank), exit_code, text, at });
+    }
+
+    /// Gives an order to all that still run, and to what they have started.
+    fn order(&mut self, order: Order) {
+        self.processes.iter_mut().filter(|it| it.status.is_none()).for_each(|it| it.order(order));
     }
 }
 
-impl Rank {
+impl Running {
     fn pid(&self) -> Option<Pid> {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+    }
+
+    fn order(&mut self, order: Order) {
+        // Told once: a guard reads its orders one after the other.
+        let is_told = order == Order::Kill && self.killed_at.is_some();
+        match &mut self.orders {
+            None => self.signal(if order == Order::End { Signal::TERM } else { Signal::KILL }),
+            Some(_) if is_told => {}
+            Some(orders) if order == Order::End => orders.ask(),
+            Some(orders) => orders.kill(),
+        }
+        if order == Order::Kill {
+            self.killed_at.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Keeps a guard from believing that nobody is there; and takes stronger means where one does not hear.
+    fn tend(&mut self) {
+        if self.status.is_some() {
+            return;
+        }
+        let Some(orders) = &mut self.orders else { return };
+        orders.beat();
+        let waited = self.killed_at.map(|at| at.elapsed()).unwrap_or_default();
+        if waited > PATIENCE {
+            orders.kill_at_once();
+        }
+        if waited > 2 * PATIENCE {
+            self.signal(Signal::KILL);
+        }
     }
 
     /// Sends a signal to its process group, which it leads: a script's own processes are in it.
@@ -186,37 +311,65 @@ impl Rank {
         self.stopped_at = is_stopped.then(|| self.stopped_at.unwrap_or_else(Instant::now));
         self.stopped_at.map(|at| at.elapsed())
     }
-}
 
-impl Drop for Ranks {
-    fn drop(&mut self) {
-        self.signal(Signal::KILL);
-        for rank in self.ranks.iter_mut().filter(|rank| rank.status.is_none()) {
-            _ = rank.child.wait();
+    fn is_running(&mut self) -> bool {
+        self.status.is_none() && {
+            self.status = self.child.try_wait().ok().flatten();
+            self.status.is_none()
         }
     }
 }
 
-/// A reader that has gone away loses lines, and the ranks go on.
-fn pass_on(line: &Line, out: &mut dyn Write, err: &mut dyn Write) {
-    let text = [format!("[{}] ", line.rank).as_bytes(), &line.text].concat();
-    _ = if line.is_error {
-        err.write_all(&text).and_then(|()| err.flush())
-    } else {
-        out.write_all(&text).and_then(|()| out.flush())
-    };
+impl Drop for Ranks {
+    fn drop(&mut self) {
+        self.order(Order::Kill);
+        while self.processes.iter_mut().any(Running::is_running) {
+            // Each ends within three times the patience with it.
+            self.processes.iter_mut().for_each(Running::tend);
+            sleep(INTERVAL);
+        }
+    }
+}
+
+impl Source {
+    fn rank(&self) -> Option<usize> {
+        match self {
+            Self::Rank { rank, .. } => Some(*rank),
+            Self::Mpirun => None,
+        }
+    }
+
+    /// What a launch exits with for one that ended so, and how it is told.
+    fn ended(&self, status: i32) -> (i32, String) {
+        let is_remote = matches!(self, Self::Rank { host: Some(_), .. });
+        let hint = match status {
+            DEADLINE_EXIT_STATUS => " (it waited too long for another rank)",
+            NO_CONNECTION if is_remote => {
+                " (that of ssh without a connection; `ssh -o BatchMode=yes HOST true` has to work)"
+            }
+            NO_PROGRAM if is_remote => " (no such program there; give its whole path)",
+            _ => "",
+        };
+        let signal = status - SIGNAL;
+        let what = match signal_hook::low_level::signal_name(signal) {
+            Some("SIGSTOP") => "has been stopped for too long".into(),
+            Some(name) => format!("was killed by {name}"),
+            None => format!("failed with status {status}{hint}"),
+        };
+        (status, what)
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rank { rank, host: None } => write!(f, "rank {rank}"),
+            Self::Rank { rank, host: Some(host) } => write!(f, "rank {rank} on {host}"),
+            Self::Mpirun => write!(f, "mpirun"),
+        }
+    }
 }
 
 fn exit_code(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
-}
-
-fn described(status: ExitStatus) -> String {
-    match status.signal() {
-        Some(signal) => match signal_hook::low_level::signal_name(signal) {
-            Some(name) => format!("was killed by {name}"),
-            None => format!("was killed by signal {signal}"),
-        },
-        None => format!("failed with status {}", exit_code(status)),
-    }
+    status.code().unwrap_or_else(|| SIGNAL + status.signal().unwrap_or(0))
 }

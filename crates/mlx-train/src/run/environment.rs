@@ -167,7 +167,7 @@ fn capture(command: &mut Command) -> Option<String> {
 }
 
 /// A word that a shell takes as one.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();

@@ -15,6 +15,7 @@ mod report;
 pub use about::{About, Session};
 pub use charts::Plot;
 pub use environment::Environment;
+pub(crate) use environment::quoted;
 pub use journal::{Entry, EventKind, Status};
 pub use metrics::Metrics;
 pub use recorder::RunRecorder;

@@ -1,80 +1,12 @@
-//! `mlx-train launch`, with real processes: ranks end together, whatever happens to one of them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Ranks on this machine end together, whatever happens to one of them.
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use super::{Launched, ROLE, a_rank_command, launch, run, text, told};
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    io::{BufRead, BufReader, Read},
-    process::{Child, Command, Output, Stdio},
-    sync::mpsc::{self, Receiver},
-    thread::{sleep, spawn},
+    fs,
+    process::Command,
     time::{Duration, Instant},
 };
-
-/// A hundred times what it takes on a free machine.
-const DEADLINE: Duration = Duration::from_mins(2);
-
-fn launch(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mlx-train"));
-    command.arg("launch").args(args).stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// Runs a shell script as ranks, to the end.
-fn run(ranks: &str, script: &str) -> Output {
-    launch(&["-n", ranks, "--limit", "1", "--", "sh", "-c", script]).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// A launch whose ranks have told their process ids.
-struct Launched {
-    child: Child,
-    pids: Vec<Pid>,
-    lines: Receiver<String>,
-}
-
-impl Launched {
-    /// Starts ranks that tell who they are and go on for ever, unless a signal ends them.
-    fn start(ranks: usize, after: &str) -> Self {
-        let script = format!("echo $MLX_RANK $$; {after} while true; do sleep 0.05; done");
-        let count = ranks.to_string();
-        let args = ["-n", count.as_str(), "--limit", "1", "--", "sh", "-c", script.as_str()];
-        let mut child = launch(&args).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let mut pids = vec![Pid::INIT; ranks];
-        for _ in 0..ranks {
-            let line = lines.recv_timeout(DEADLINE).unwrap();
-            let (prefix, rest) = line.split_once("] ").unwrap();
-            let (rank, pid) = rest.split_once(' ').unwrap();
-            assert_eq!(prefix, format!("[{rank}"));
-            pids[rank.parse::<usize>().unwrap()] = Pid::from_raw(pid.parse().unwrap()).unwrap();
-        }
-        Self { child, pids, lines }
-    }
-
-    /// The exit code and what stood on standard error; no rank is left.
-    fn end(mut self) -> (Option<i32>, String) {
-        let began = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(began.elapsed() < DEADLINE, "the launch goes on");
-            sleep(Duration::from_millis(10));
-        };
-        let mut stderr = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        for pid in &self.pids {
-            assert!(test_kill_process(*pid).is_err(), "{pid:?} still runs");
-        }
-        (status.code(), stderr)
-    }
-}
 
 #[test]
 fn ranks_know_who_they_are_and_their_lines_have_their_numbers() {
@@ -137,20 +69,77 @@ fn a_stopped_rank_takes_the_group_down_also_where_ranks_do_not_hear() {
 #[test]
 fn a_signal_to_the_launcher_reaches_the_ranks_once_and_a_second_one_kills_them() {
     let launched = Launched::start(2, "trap 'echo asked; exit 0' TERM;");
-    let parent = Pid::from_child(&launched.child);
-    kill_process(parent, Signal::INT).unwrap();
-    let mut asked: Vec<String> =
-        (0..2).map(|_| launched.lines.recv_timeout(DEADLINE).unwrap()).collect();
-    asked.sort();
-    assert_eq!(asked, ["[0] asked", "[1] asked"]);
+    launched.signal(Signal::INT);
+    assert_eq!(launched.next_lines(), ["[0] asked", "[1] asked"]);
     assert_eq!(launched.end().0, Some(0));
 
     let deaf = Launched::start(2, "trap 'echo asked' TERM;");
-    let parent = Pid::from_child(&deaf.child);
-    kill_process(parent, Signal::TERM).unwrap();
-    deaf.lines.recv_timeout(DEADLINE).unwrap();
-    kill_process(parent, Signal::TERM).unwrap();
+    deaf.signal(Signal::TERM);
+    deaf.next_lines();
+    deaf.signal(Signal::TERM);
     assert_eq!(deaf.end().0, Some(128 + 9));
+}
+
+#[test]
+fn the_last_words_of_the_rank_that_failed_come_last() {
+    let script = "if [ $MLX_RANK = 0 ]; then sleep 0.3; echo 'error: the disk is full' >&2; exit 4; fi; \
+                  trap 'echo bye >&2; exit 0' TERM; while true; do sleep 0.05; done";
+    let ended = run("2", script);
+    let stderr = text(&ended.stderr);
+    let last = stderr.lines().last().unwrap_or_default();
+    let expected = "launch: rank 0 failed with status 4; its last words: error: the disk is full";
+    assert_eq!(last, expected, "{stderr}");
+}
+
+#[test]
+fn ranks_on_this_machine_join_one_group_and_one_rank_is_alone() {
+    let program = a_rank_command();
+    let words = |args: &[&'static str]| [args.to_vec(), vec!["--"]].concat();
+    for (args, expected) in [
+        (&["-n", "2"][..], &["[0] rank 0 of 2 over ring: 3", "[1] rank 1 of 2 over ring: 3"][..]),
+        (&["-n", "1"], &["[0] rank 0 of 1 over nothing: 1"]),
+    ] {
+        let program = program.iter().map(String::as_str);
+        let args: Vec<&str> = words(args).into_iter().chain(program).collect();
+        let ended = launch(&args).env(ROLE, "rank").output().unwrap();
+        assert_eq!(ended.status.code(), Some(0), "{}", text(&ended.stderr));
+        assert_eq!(told(&text(&ended.stdout)), expected);
+    }
+}
+
+#[test]
+fn ranks_run_in_the_folder_and_with_the_variables_that_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().canonicalize().unwrap().display().to_string();
+    let args = ["-n", "1", "--cwd", &path, "--env", "A=1 = 2", "--env", "MLX_RANK_OF=x"];
+    let script = ["--", "sh", "-c", "echo \"$PWD\" \"$A\" $MLX_RANK_OF"];
+    let ended = launch(&[&args[..], &script].concat()).output().unwrap();
+    assert_eq!(text(&ended.stdout), format!("[0] {path} 1 = 2 x\n"));
+}
+
+#[test]
+fn a_run_that_failed_is_told_with_what_goes_on_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, data) = (folder.path().join("my run"), folder.path().join("text.txt"));
+    fs::write(&data, "a text of a few words; ".repeat(40)).unwrap();
+    let program = env!("CARGO_BIN_EXE_mlx-train");
+    let output = format!("--output={}", run.display());
+    let data = format!("--set=data.path={}", data.display());
+    let sizes = ["preset=tiny", "vocab_size=256"].map(|size| format!("--set=model.{size}"));
+    let steps = ["--set=data.seq_len=8", "--set=train.steps=1", "--set=train.batch_size=1"];
+    let mut train = vec![program, "train", "--model=transformer", &output, &data];
+    train.extend(sizes.iter().map(String::as_str).chain(steps));
+    let trained = Command::new(train[0]).args(&train[1..]).output().unwrap();
+    assert_eq!(trained.status.code(), Some(0), "{}", text(&trained.stderr));
+    // The folder holds a run, so the ranks fail, whatever happens to them first.
+    let ended = launch(&[&["-n", "2", "--"], &train[..]].concat()).output().unwrap();
+    assert_ne!(ended.status.code(), Some(0));
+    let stderr = text(&ended.stderr);
+    let expected = format!(
+        "launch: go on with\n  {program} launch -n 2 -- {program} train --resume '{}'\n",
+        run.display()
+    );
+    assert!(stderr.ends_with(&expected), "{stderr}\nends not in {expected}");
 }
 
 #[test]
@@ -172,7 +161,9 @@ fn what_cannot_be_launched_is_refused_with_the_fix() {
         (&["-n", "0", "--", "true"][..], 2, "ask for 1 to"),
         (&["-n", "5000", "--", "true"], 2, "ask for 1 to"),
         (&["-n", "2", "--", "/no/such/program"], 2, "check its name and path"),
-        (&["-n", "2", "--backend", "mpi", "--", "true"], 2, "mpirun -n"),
+        (&["-n", "2", "--backend", "jaccl", "--", "true"], 2, "name the Macs with --hostfile"),
+        (&["-n", "2", "--env", "1=2", "--", "true"], 2, "write NAME=VALUE"),
+        (&["-n", "2", "--cwd", "/no/such/folder", "--", "true"], 2, "no folder here"),
         (&["-n", "2", "--backend", "tcp", "--", "true"], 2, "ring, mpi, nccl and jaccl"),
         (&["-n", "2", "--port", "65535", "--", "true"], 2, "65535"),
         (&["-n", "2"], 2, "COMMAND"),

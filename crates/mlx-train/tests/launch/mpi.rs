@@ -1,0 +1,123 @@
+//! Ranks that `mpirun` starts.
+
+use super::{Launched, ROLE, a_rank_command, for_ever, launch, path_with, text, told};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+/// The folder of the `mpirun` that the set-up has installed beside the Python that it has made.
+fn folder() -> PathBuf {
+    let python = env::var_os("MLX_TRAIN_PYTHON").map(PathBuf::from);
+    let folder = python.and_then(|python| Some(python.parent()?.to_owned()));
+    folder
+        .filter(|folder| folder.join("mpirun").exists())
+        .expect("mpirun is beside the Python that MLX_TRAIN_PYTHON names: run `cargo xtask setup`")
+}
+
+fn over_mpi(ranks: &str, args: &[&str]) -> Command {
+    let mut command = launch(&[&["-n", ranks, "--backend", "mpi", "--limit", "1"], args].concat());
+    command.env("PATH", path_with(&folder()));
+    command
+}
+
+fn run(ranks: &str, script: &str) -> Output {
+    over_mpi(ranks, &["--", "sh", "-c", script]).output().unwrap()
+}
+
+#[test]
+fn ranks_of_mpirun_join_one_group_with_the_launcher_and_without() {
+    let program = a_rank_command();
+    let program: Vec<&str> = program.iter().map(String::as_str).collect();
+    let args = [&["--env", "MLX_TRAIN_TEST_ROLE=rank", "--"], &program[..]].concat();
+    let ended = over_mpi("3", &args).output().unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{}", text(&ended.stderr));
+    let expected = [0, 1, 2].map(|rank| format!("[{rank}] rank {rank} of 3 over mpi: 7"));
+    assert_eq!(told(&text(&ended.stdout)), expected);
+
+    let mut plain = Command::new(folder().join("mpirun"));
+    plain.args(["-n", "2", "--oversubscribe"]).args(&program).env(ROLE, "rank");
+    plain.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    let library = if cfg!(target_os = "macos") { "libmpi.dylib" } else { "libmpi.so.40" };
+    let ended = plain.env("MLX_MPI_LIBNAME", library).output().unwrap();
+    let stdout = text(&ended.stdout);
+    assert_eq!(ended.status.code(), Some(0), "{}", text(&ended.stderr));
+    for rank in 0..2 {
+        assert!(stdout.contains(&format!("rank {rank} of 2 over mpi: 3")), "{stdout}");
+    }
+}
+
+#[test]
+fn a_rank_of_mpirun_that_fails_is_named_and_its_status_is_the_exit_code() {
+    let script = "echo out; echo err >&2; if [ $OMPI_COMM_WORLD_RANK = 1 ]; then exit 7; fi; \
+                  while true; do sleep 0.05; done";
+    let ended = run("2", script);
+    let (stdout, stderr) = (text(&ended.stdout), text(&ended.stderr));
+    assert_eq!(ended.status.code(), Some(7), "{stderr}");
+    assert!(stderr.contains("launch: rank 1 failed with status 7; ending"), "{stderr}");
+    assert!(stderr.contains("rank 1 failed with status 7; its last words: err\n"), "{stderr}");
+    assert!(stdout.contains("[1] out\n") && stderr.contains("[1] err\n"), "{stdout}{stderr}");
+    assert!(!stderr.contains("ended with status"), "{stderr}");
+}
+
+#[test]
+fn a_killed_rank_of_mpirun_takes_the_others_down() {
+    let script = for_ever("");
+    let launched = Launched::of(over_mpi("2", &["--", "sh", "-c", &script]), 2);
+    kill_process(launched.pids[0], Signal::KILL).unwrap();
+    launched.ranks_end();
+    let (code, stderr) = launched.end();
+    assert_eq!(code, Some(128 + 9), "{stderr}");
+    assert!(stderr.contains("rank 0 was killed by SIGKILL"), "{stderr}");
+}
+
+#[test]
+fn a_signal_asks_the_ranks_of_mpirun_and_leaves_them_time_and_a_second_one_kills_them() {
+    let start = |after: &str| Launched::of(over_mpi("2", &["--", "sh", "-c", &for_ever(after)]), 2);
+    // Longer than mpirun itself would leave them.
+    let launched = start("trap 'echo asked; sleep 0.7; echo saved; exit 0' TERM;");
+    launched.signal(Signal::INT);
+    let mut lines = [launched.next_lines(), launched.next_lines()].concat();
+    lines.sort();
+    assert_eq!(lines, ["[0] asked", "[0] saved", "[1] asked", "[1] saved"]);
+    let (code, stderr) = launched.end();
+    assert_eq!(code, Some(0), "{stderr}");
+
+    let deaf = start("trap 'echo asked' TERM;");
+    deaf.signal(Signal::INT);
+    deaf.next_lines();
+    deaf.signal(Signal::INT);
+    deaf.ranks_end();
+    let (code, stderr) = deaf.end();
+    assert_ne!(code, Some(0), "{stderr}");
+}
+
+#[test]
+fn ranks_of_mpirun_end_when_the_launcher_is_gone() {
+    let script = for_ever("");
+    let mut launched = Launched::of(over_mpi("2", &["--", "sh", "-c", &script]), 2);
+    kill_process(Pid::from_child(&launched.child), Signal::KILL).unwrap();
+    launched.child.wait().unwrap();
+    launched.ranks_end();
+}
+
+#[test]
+fn another_mpi_and_none_at_all_are_refused_with_what_to_install() {
+    let other = tempfile::tempdir().unwrap();
+    let mpirun = other.path().join("mpirun");
+    fs::write(&mpirun, "#!/bin/sh\necho HYDRA build details:\n").unwrap();
+    fs::set_permissions(&mpirun, fs::Permissions::from_mode(0o755)).unwrap();
+    let none = tempfile::tempdir().unwrap();
+    for (path, said) in [
+        (other.path().as_os_str(), "is no Open MPI, which MLX needs (it says \"HYDRA"),
+        (none.path().as_os_str(), "there is no `mpirun` on PATH"),
+    ] {
+        let ended = over_mpi("2", &["--", "true"]).env("PATH", path).output().unwrap();
+        let stderr = text(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(said), "{stderr}");
+    }
+}
