@@ -112,32 +112,63 @@ pub(super) fn evaluate_batches<M: BaseModel + ?Sized>(
     metrics: &mut [Metric<'_>],
 ) -> Result<Evaluation> {
     model.training_mode(false);
-    let mut loss = Mean::default();
-    let mut means = vec![Mean::default(); metrics.len()];
+    let mut means = Means::new(metrics.len());
     for batch in batches {
-        let batch = batch?;
-        let mut values = Vec::with_capacity(1 + metrics.len());
-        if metrics.is_empty() {
-            values.push(model.batch_loss(&batch)?);
-        } else {
-            let (loss, outputs) = model.loss_and_outputs(&batch)?;
-            values.push(loss);
-            for metric in &mut *metrics {
-                values.push((metric.measure)(&outputs, &batch)?);
-            }
-        }
+        let values = measure(model, &batch?, metrics)?;
         // One evaluation of all, or MLX would compute what they share again for each.
         ffi::eval(values.iter().flat_map(|Loss { value, weight }| [value, weight]))?;
-        for (mean, value) in [&mut loss].into_iter().chain(&mut means).zip(&values) {
-            mean.add(value)?;
+        means.add(&values)?;
+    }
+    means.evaluation(metrics)
+}
+
+/// Records the loss of a batch, and each metric.
+pub(super) fn measure<M: BaseModel + ?Sized>(
+    model: &mut M,
+    batch: &Batch,
+    metrics: &mut [Metric<'_>],
+) -> Result<Vec<Loss>> {
+    if metrics.is_empty() {
+        return Ok(vec![model.batch_loss(batch)?]);
+    }
+    let (loss, outputs) = model.loss_and_outputs(batch)?;
+    let metrics = metrics.iter_mut().map(|metric| (metric.measure)(&outputs, batch));
+    [Ok(loss)].into_iter().chain(metrics).collect()
+}
+
+/// The means of loss and metrics over batches.
+pub(super) struct Means {
+    loss: Mean,
+    metrics: Vec<Mean>,
+}
+
+impl Means {
+    pub(super) fn new(num_metrics: usize) -> Self {
+        Self { loss: Mean::default(), metrics: vec![Mean::default(); num_metrics] }
+    }
+
+    /// Adds what [`measure`] has recorded and MLX has computed since.
+    pub(super) fn add(&mut self, values: &[Loss]) -> Result<()> {
+        let means = [&mut self.loss].into_iter().chain(&mut self.metrics);
+        means.zip(values).try_for_each(|(mean, value)| mean.add(value))
+    }
+
+    /// The numbers that all of them are made of.
+    pub(super) fn numbers_mut(&mut self) -> impl Iterator<Item = &mut f64> {
+        let means = [&mut self.loss].into_iter().chain(&mut self.metrics);
+        means.flat_map(|Mean { sum, weight }| [sum, weight])
+    }
+
+    /// The evaluation with these metrics.
+    pub(super) fn evaluation(&self, metrics: &[Metric<'_>]) -> Result<Evaluation> {
+        let Self { loss, metrics: means } = self;
+        if loss.weight <= 0.0 {
+            return Err(TrainError::NothingEvaluated.into());
         }
+        let names = metrics.iter().map(|metric| metric.name.clone());
+        let metrics = names.zip(means.iter().map(Mean::value)).collect();
+        Ok(Evaluation { loss: loss.value(), num_targets: loss.weight, metrics })
     }
-    if loss.weight <= 0.0 {
-        return Err(TrainError::NothingEvaluated.into());
-    }
-    let names = metrics.iter().map(|metric| metric.name.clone());
-    let metrics = names.zip(means.iter().map(Mean::value)).collect();
-    Ok(Evaluation { loss: loss.value(), num_targets: loss.weight, metrics })
 }
 
 /// A weighted mean in f64, over values that are read one after the other.

@@ -18,7 +18,7 @@ use mlx_train_core::{
     optim::{AdamW, Clip},
     profile::Memory,
     rng,
-    train::{CompileMode, StepOptions, StepOutput, TrainStep},
+    train::{CompileMode, Metric, StepOptions, StepOutput, TrainStep, accuracy},
 };
 use std::collections::BTreeMap;
 
@@ -258,6 +258,31 @@ fn stages_train_as_one_process_tied_with_dropout_checkpoints_and_any_cut() {
             group.barrier()
         });
     }
+}
+
+#[test]
+fn an_evaluation_is_that_of_one_process_on_all_stages() {
+    run("pipeline::an_evaluation_is_that_of_one_process_on_all_stages", 3, |group| {
+        let evaluate = |mesh: &Mesh| {
+            let mut model = Model::new(0, 4, true, 0.5)?;
+            let mut step = TrainStep::parallel(mesh, &mut model, AdamW::default(), 0, options()?)?;
+            step.run(batches(0, 2).into_iter().map(Ok), 0.1)?;
+            let before = step.evaluate(batches(1, 5).into_iter().map(Ok), &mut [])?;
+            let mut metrics = [Metric::new("accuracy", accuracy)];
+            let measured = step.evaluate(batches(1, 5).into_iter().map(Ok), &mut metrics)?;
+            assert_eq!(before.loss.to_bits(), measured.loss.to_bits());
+            // Training goes on as if nothing had been evaluated.
+            let loss = step.run(batches(2, 2).into_iter().map(Ok), 0.1)?.loss;
+            Ok::<_, Error>((measured, numbers(&loss.value)?))
+        };
+        let (expected, expected_loss) = evaluate(&Mesh::alone())?;
+        let (evaluation, loss) = evaluate(&pipeline(group)?)?;
+        assert!((evaluation.loss - expected.loss).abs() < 1e-5, "{evaluation:?}, {expected:?}");
+        assert_eq!(evaluation.num_targets.to_bits(), expected.num_targets.to_bits());
+        assert_eq!(evaluation.metrics, expected.metrics);
+        assert_close("losses", &loss, &expected_loss, 1e-5);
+        group.barrier()
+    });
 }
 
 /// What the first of two stages holds at its most in a step, besides what it holds before.

@@ -1,6 +1,7 @@
 //! One training step: gradients of the loss, clipping, the optimizer's update, as one traced function.
 
 mod data_parallel;
+mod evaluated;
 mod gradients;
 mod layout;
 mod lent;
@@ -385,7 +386,8 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     }
 
     /// Runs `f` on the model with the weights that are evaluated: the averaged ones if weights are averaged, in
-    /// the dtype that the model computes in. What `f` does to the weights is lost.
+    /// the dtype that the model computes in. What `f` does to the weights is lost. A stage of a pipeline has those of
+    /// its own parameters alone, so that the model is of use to [`TrainStep::evaluate`] and to nobody else.
     ///
     /// # Errors
     /// What `f` returns, or when MLX fails.

@@ -109,6 +109,10 @@ impl Stage {
         self.hollow.iter().map(|it| &it.name)
     }
 
+    pub(super) fn is_first(&self) -> bool {
+        self.group.rank() == 0
+    }
+
     pub(super) fn is_last(&self) -> bool {
         self.group.rank() + 1 == self.group.world_size()
     }
