@@ -1,6 +1,10 @@
 //! The examples do what their headers say.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use mlx_train::{
+    distributed::Backend,
+    launch::{Launch, Stop},
+};
 use std::{fs, path::Path, process::Command};
 use tempfile::TempDir;
 
@@ -115,24 +119,30 @@ fn a_model_of_your_own_trains_in_a_program_of_your_own() {
     assert!(loss < 3.0, "{text}");
 }
 
-#[test]
-fn two_ranks_train_as_one_process_does() {
-    let program = env!("CARGO_BIN_EXE_data_parallel");
-    let loss = |text: &str| -> Vec<f64> {
-        let losses = text.lines().filter_map(|line| line.split("loss ").nth(1)?.parse().ok());
-        losses.collect()
-    };
-    let alone = loss(&run(program, folder().path(), &[]));
+/// The losses that `distributed` prints as the ranks of this layout.
+fn losses_of(parallelism: &str, ranks: usize, backend: Backend) -> Vec<f64> {
+    let program = env!("CARGO_BIN_EXE_distributed");
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let launch = mlx_train::launch::Launch::new(vec![program.into()], 2).unwrap();
-    let ended = launch.run(&mlx_train::launch::Stop::default(), &mut out, &mut err).unwrap();
-    assert_eq!(ended.exit_code, 0, "{}", String::from_utf8_lossy(&err));
+    let launch = Launch::new(vec![program.into(), parallelism.into()], ranks).unwrap();
+    let ended = launch.backend(backend).run(&Stop::default(), &mut out, &mut err).unwrap();
     let text = String::from_utf8(out).unwrap();
-    assert!(text.starts_with("[0] step 20"), "{text}");
-    let together = loss(&text);
-    assert_eq!((alone.len(), together.len()), (3, 3), "{text}");
-    for (alone, together) in alone.iter().zip(&together) {
-        assert!((alone - together).abs() < 2e-3, "{alone} alone and {together} together");
+    assert_eq!(ended.exit_code, 0, "{parallelism}: {text}{}", String::from_utf8_lossy(&err));
+    let losses = text.lines().filter_map(|line| line.split("loss ").nth(1)?.parse().ok());
+    losses.collect()
+}
+
+/// Every way to share the work gives the losses of one process.
+#[test]
+fn ranks_train_as_one_process_does_in_every_way() {
+    let alone = losses_of("none", 1, Backend::Ring);
+    assert_eq!(alone.len(), 3);
+    for (parallelism, ranks) in [("dp=2", 2), ("pp=2", 2)] {
+        let together = losses_of(parallelism, ranks, Backend::Ring);
+        assert_eq!(together.len(), 3, "{parallelism}");
+        for (alone, together) in alone.iter().zip(&together) {
+            let off = (alone - together).abs();
+            assert!(off < 2e-3, "{alone} alone and {together} by {parallelism}");
+        }
     }
 }
 
