@@ -6,7 +6,11 @@ use super::{
     modules::{parameters, set_parameters},
     scope::{inside, is_constant, is_part_checkpointed},
 };
-use crate::{Array, Error, Result, ffi, profile, rng};
+use crate::{
+    Array, Error, Result,
+    distributed::gather::{self, Shares},
+    ffi, profile, rng,
+};
 use mlx_rs::stop_gradient;
 use std::{
     cell::RefCell,
@@ -51,7 +55,11 @@ where
 {
     let mut values = Vec::new();
     let mut trained = Vec::new();
+    let mut shares = vec![None; inputs.len()];
     for (value, is_trained) in parameters::<S::Copies>(modules.lend()) {
+        let part = gather::take(&value)?;
+        let (value, share) = part.map_or((value, None), |part| (part.array, Some(part.share)));
+        shares.push(share);
         if is_trained && !is_constant(&value)? {
             trained.push(inputs.len() + values.len());
         }
@@ -62,7 +70,15 @@ where
     let run = function(modules.copies(), [inputs.len(), values.len()], f, Arc::clone(&moved));
 
     let arrays = [inputs, &values, &[key]].concat();
-    let mut outputs = ffi::checkpoint_in_order(run, &arrays, inputs.len(), trained)?;
+    shares.push(None);
+    let (num_inputs, shares) = (inputs.len(), Shares::new(shares));
+    let backwards = shares.clone();
+    let mut outputs = ffi::checkpoint_around(
+        run,
+        move |arrays| shares.whole(arrays),
+        move |gradients| backwards.gradients(num_inputs, &trained, gradients),
+        &arrays,
+    )?;
     if let Some(moved) = moved.get().filter(|moved| !moved.is_empty()) {
         let after = outputs.split_off(outputs.len().saturating_sub(moved.len()));
         set_parameters::<S::Copies>(modules.lend(), |index| {
@@ -123,6 +139,7 @@ where
         let mut copies = copies.try_borrow_mut().map_err(|_| {
             Error::message("a checkpointed function ran inside of itself; it cannot call itself")
         })?;
+        inputs.first().map(gather::runs);
         let mut copies = Filled::new(&mut copies, values);
         let outputs = inside(|| rng::forked(&keys[0], is_training, || f(copies.lend(), inputs)))?;
         let after = copies.values();

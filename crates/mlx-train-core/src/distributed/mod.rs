@@ -5,8 +5,10 @@
 //! ranks has a deadline: a rank that waits longer ends with a message, and never hangs.
 
 mod backend;
+pub(crate) mod bucket;
 mod collectives;
 mod error;
+pub(crate) mod gather;
 mod group;
 mod mesh;
 mod parallelism;
@@ -20,9 +22,7 @@ pub use error::DistributedError;
 pub use group::Group;
 pub use mesh::Mesh;
 pub use parallelism::Parallelism;
-pub use pipeline::{
-    BlockCosts, Operation, PipelineError, PipelineOptions, Schedule, ScheduleKind, partition,
-};
+pub use pipeline::{Operation, PipelineError, PipelineOptions, Schedule, ScheduleKind, partition};
 pub use placement::{Placement, Split};
 pub(crate) use shard::Turn;
 pub use shard::{Shard, Sharding, SplitBy, Splits, way};

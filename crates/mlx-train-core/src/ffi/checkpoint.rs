@@ -3,7 +3,7 @@
 use super::{
     closure::Payload,
     custom_vjp::{Backward, custom_vjp},
-    grad::{has_gradient, stop_integers, vjp},
+    grad::{stop_integers, vjp},
     graph::depends,
 };
 use crate::{Array, Result};
@@ -46,44 +46,36 @@ pub fn checkpoint<F>(f: F, inputs: &[Array]) -> Result<Vec<Array>>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + Send + 'static,
 {
-    checkpoint_in_order(f, inputs, inputs.len(), Vec::new())
+    checkpoint_around(f, |inputs| Ok(inputs.to_vec()), Ok, inputs)
 }
 
-/// As [`checkpoint`], for inputs the first `num_activations` of which come from the layers before, and those
-/// at `weights` do not: gradients of the former are there when those of the latter are.
+/// As [`checkpoint`], of `f(prepare(inputs))`: `prepare` makes as many arrays of the inputs, whenever `f` runs, and
+/// `conclude` the gradients of the inputs of those of its arrays.
 ///
-/// MLX computes a graph by its breadth. As a gradient of weights is an end of the graph, it would come last, and
-/// until then hold what it is computed from, which is all that a checkpoint is to be rid of. MLX's own
-/// `checkpoint` leaves it at that, and runs functions again before their gradients are due, too.
-pub(crate) fn checkpoint_in_order<F>(
+/// In the backward pass `prepare` runs with what comes before, and `f` when the gradient of its outputs has come.
+/// MLX's own `checkpoint` runs functions again before their gradients are due.
+pub(crate) fn checkpoint_around<F, P, C>(
     f: F,
+    prepare: P,
+    conclude: C,
     inputs: &[Array],
-    num_activations: usize,
-    weights: Vec<usize>,
 ) -> Result<Vec<Array>>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + Send + 'static,
+    P: Fn(&[Array]) -> Result<Vec<Array>> + Send + 'static,
+    C: Fn(Vec<Array>) -> Result<Vec<Array>> + Send + 'static,
 {
-    let first = Arc::new(Payload::new(f));
+    let first = Arc::new(Payload::new((f, prepare)));
     let second = Arc::clone(&first);
-    let forward = move |inputs: &[Array]| first.function()?(&stop_integers(inputs)?);
+    let forward = move |inputs: &[Array]| {
+        let (f, prepare) = first.function()?;
+        f(&prepare(&stop_integers(inputs)?)?)
+    };
     let backward = move |pass: Backward<'_>| {
-        let f = second.function()?;
-        // Not before its gradient has come.
-        let inputs = depends(pass.inputs, pass.cotangents)?;
-        let (_, mut gradients) = vjp(f, &inputs, pass.cotangents)?;
-        let is_float = |index: &usize| has_gradient(inputs[*index].dtype());
-        let of = |indices: &[usize]| -> Vec<Array> {
-            indices.iter().map(|&index| gradients[index].clone()).collect()
-        };
-        let activations: Vec<usize> = (0..num_activations).filter(is_float).collect();
-        if !activations.is_empty() && !weights.is_empty() {
-            let ordered = depends(&of(&activations), &of(&weights))?;
-            for (index, gradient) in activations.into_iter().zip(ordered) {
-                gradients[index] = gradient;
-            }
-        }
-        Ok(gradients)
+        let (f, prepare) = second.function()?;
+        let inputs = depends(&prepare(pass.inputs)?, pass.cotangents)?;
+        let (_, gradients) = vjp(f, &inputs, pass.cotangents)?;
+        conclude(gradients)
     };
     custom_vjp(forward, backward, inputs)
 }

@@ -30,31 +30,37 @@ pub fn is_same_node(a: &Array, b: &Array) -> Result<bool> {
     Nodes::of([a])?.contains(b)
 }
 
-/// Some nodes of the graph. It holds no arrays: they have to live for as long as it is asked.
+/// Some nodes of the graph in order. It holds no arrays: they have to live for as long as it is asked.
 pub(crate) struct Nodes(Namer);
 
 impl Nodes {
-    // MLX tells the identity of a node by the name that a namer gives it, and no other way.
-    const NAME: &CStr = c"one of them";
-
     /// The nodes of these arrays.
     pub(crate) fn of<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<Self> {
+        // MLX tells the identity of a node by the name that a namer gives it, and no other way. Its own names are
+        // letters.
         let namer = Namer::new();
-        for array in arrays {
-            namer.name(array, Self::NAME)?;
+        for (position, array) in arrays.into_iter().enumerate() {
+            let name = CString::new(position.to_string());
+            namer.name(array, &name.map_err(|_| Error::message("a number holds a zero byte"))?)?;
         }
         Ok(Self(namer))
     }
 
     /// Whether the node of `array` is one of them.
     pub(crate) fn contains(&self, array: &Array) -> Result<bool> {
+        Ok(self.position(array)?.is_some())
+    }
+
+    /// Which of them the node of `array` is: the last, where several are one.
+    pub(crate) fn position(&self, array: &Array) -> Result<Option<usize>> {
         let mut name = std::ptr::null();
         // SAFETY: both handles are alive during the call; `name` is valid to write to.
         call(|| unsafe {
             mlx_sys::mlx_node_namer_get_name(&raw mut name, self.0.0, array.as_ptr())
         })?;
         // SAFETY: the call has succeeded, so the pointer is to a string of the namer, which is alive.
-        Ok(unsafe { CStr::from_ptr(name) } == Self::NAME)
+        let name = unsafe { CStr::from_ptr(name) };
+        Ok(name.to_str().ok().and_then(|name| name.parse().ok()))
     }
 }
 

@@ -26,7 +26,7 @@ mod vector;
 mod version;
 
 pub use checkpoint::checkpoint;
-pub(crate) use checkpoint::checkpoint_in_order;
+pub(crate) use checkpoint::checkpoint_around;
 pub use compile::{Compiled, compile};
 pub use custom_vjp::{Backward, custom_vjp};
 pub use device::{DeviceInfo, device_info, has_cuda};

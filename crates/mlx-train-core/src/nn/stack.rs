@@ -4,7 +4,7 @@ use crate::{
     Array, Result,
     checkpoint::{self, CheckpointPolicy, checkpointed_blocks, with_policy},
     distributed::{
-        Shard, Sharding, SplitBy,
+        Shard, Sharding, SplitBy, gather,
         pipeline::{Cut, run_blocks},
     },
     ffi, profile, rng,
@@ -113,7 +113,7 @@ impl<B> Stack<B> {
                 // Nothing but the next block uses the output of one.
                 let x = if index == cut.blocks.start { ffi::branch(&x)? } else { x };
                 let shared = shared.iter().map(ffi::branch).collect::<Result<Vec<_>>>()?;
-                rng::fork(|| run(block, index, x, &shared))?
+                gather::in_block(block, x, |block, x| rng::fork(|| run(block, index, x, &shared)))?
             };
         }
         Ok(x)

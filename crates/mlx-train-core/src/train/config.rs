@@ -142,7 +142,6 @@ impl TrainConfig {
             compile: self.compile,
             max_traces: self.max_traces,
             gradient_checkpointing: self.gradient_checkpointing.clone(),
-            skip_non_finite: true,
             ema_decay: self.ema_decay,
             ..StepOptions::default()
         })

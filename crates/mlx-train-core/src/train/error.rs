@@ -70,15 +70,6 @@ pub enum TrainError {
         /// Its dtypes and shapes, in the order in which they came.
         shapes: Vec<String>,
     },
-    /// A model that does not say how its layers are divided.
-    #[error(
-        "{ranks} ranks cannot divide the layers of this model, which does not say how: put `#[derive(Shard)]` on it \
-         and return it from `BaseModel::as_shard`, or let ranks share the batch (dp, fsdp) or the blocks (pp)"
-    )]
-    NoShard {
-        /// Among how many.
-        ranks: usize,
-    },
     /// An optimizer that has to see a whole parameter, of which each rank holds a part.
     #[error(
         "each of {parts} ranks holds a part of `{name}`, which its optimizer cannot update in parts ({optimizer}): \

@@ -38,8 +38,8 @@ pub use profiling::ProfileOptions;
 pub use resume::{Difference, Resume, RunDescription};
 pub use spike::{Spike, SpikeAction, SpikeConfig};
 pub use step::{
-    CompileMode, NonFinite, NotFiniteGradients, Precision, StateArrays, StatePlacements,
-    StepOptions, StepOutput, TrainState, TrainStep,
+    Communication, CompileMode, NonFinite, NotFiniteGradients, Precision, StateArrays,
+    StatePlacements, StepOptions, StepOutput, TrainState, TrainStep,
 };
 pub use stop::StopSignal;
 pub use trainer::Trainer;

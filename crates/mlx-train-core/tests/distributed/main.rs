@@ -4,6 +4,8 @@
 mod collectives;
 mod data_parallel;
 mod deadlines;
+mod deep;
+mod fsdp;
 mod gradients;
 mod mpi;
 mod pipeline;

@@ -1,64 +1,36 @@
 //! One step of several ranks, each of which has its own rows of the batch.
 
 use super::gradients::Mean;
-use crate::{Result, distributed::Group, model::Loss};
-use mlx_rs::{
-    Array, Dtype,
-    ops::{concatenate, indexing::TryIndexOp, maximum},
+use crate::{
+    Result,
+    distributed::{Group, bucket::sums},
+    model::Loss,
 };
-
-/// How many bytes of gradients travel together. A collective of a few kilobytes waits longer than it works; one of
-/// all gradients could not begin before the last of them is there. Source: Li et al., arXiv:2006.15704, section
-/// 3.2.3, whose default is the same.
-pub(super) const BUCKET_BYTES: usize = 25 << 20;
+use mlx_rs::{Array, Dtype, ops::maximum, stop_gradient};
 
 impl Mean {
     /// The mean over the targets of all ranks: every rank counts by the weight of its loss.
-    pub(super) fn over(self, group: &Group) -> Result<Self> {
+    pub(super) fn over(self, group: &Group, dtype: Dtype) -> Result<Self> {
         if group.is_alone() {
             return Ok(self);
         }
         let Self { loss: Loss { value, weight }, gradients } = self;
-        let total = group.all_sum(&weight)?;
-        // Where no rank has a target that counts, nothing is added.
-        let share = weight.divide(maximum(&total, Array::from_f32(f32::MIN_POSITIVE))?)?;
+        let (share, weight) = share_of(group, &weight)?;
         let value = group.all_sum(&value.multiply(&share)?)?;
-        let mut summed = Vec::with_capacity(gradients.len());
-        let mut rest = &gradients[..];
-        while !rest.is_empty() {
-            let (bucket, others) = rest.split_at(bucket_len(rest));
-            summed.extend(sum(group, bucket, &share)?);
-            rest = others;
-        }
-        Ok(Self { loss: Loss { value, weight: total }, gradients: summed })
+        let scaled = gradients.iter().map(|gradient| {
+            Ok(gradient.as_dtype(Dtype::Float32)?.multiply(&share)?.as_dtype(gradient.dtype())?)
+        });
+        let gradients = sums(group, &scaled.collect::<Result<Vec<_>>>()?, dtype)?;
+        Ok(Self { loss: Loss { value, weight }, gradients })
     }
 }
 
-/// How many of the gradients, one at least, go into the next bucket.
-fn bucket_len(gradients: &[Array]) -> usize {
-    let mut bytes = 0;
-    let fitting = gradients.iter().take_while(|gradient| {
-        bytes += gradient.size() * size_of::<f32>();
-        bytes <= BUCKET_BYTES
-    });
-    fitting.count().max(1)
-}
-
-/// The sums over all ranks of gradients times the share of each rank, in f32 on the way.
-fn sum(group: &Group, gradients: &[Array], share: &Array) -> Result<Vec<Array>> {
-    let flat = gradients
-        .iter()
-        .map(|gradient| Ok(gradient.as_dtype(Dtype::Float32)?.multiply(share)?.reshape(&[-1])?));
-    let flat = flat.collect::<Result<Vec<_>>>()?;
-    let bucket = group.all_sum(&concatenate(&flat, 0)?)?;
-    let mut first = 0;
-    let parts = gradients.iter().map(|gradient| {
-        let last = first + gradient.size() as i32;
-        let part = bucket.try_index(first..last)?.reshape(gradient.shape())?;
-        first = last;
-        Ok(part.as_dtype(gradient.dtype())?)
-    });
-    parts.collect()
+/// Which part of the targets of all ranks a rank has, and how many all have.
+pub(super) fn share_of(group: &Group, weight: &Array) -> Result<(Array, Array)> {
+    let weight = stop_gradient(weight)?;
+    let total = group.all_sum(&weight)?;
+    // Where no rank has a target that counts, nothing is added.
+    Ok((weight.divide(maximum(&total, Array::from_f32(f32::MIN_POSITIVE))?)?, total))
 }
 
 /// The mean over all ranks of what the loss has moved besides the trained parameters: running statistics.

@@ -1,10 +1,14 @@
 //! The loss of a micro-batch and its gradients.
 
-use super::{lent::Lent, program::Program, reader::Reader};
+use super::{data_parallel::share_of, lent::Lent, program::Program, reader::Reader};
 use crate::{
     Error, Result,
     batch::Batch,
     checkpoint::with_policy_and_constants,
+    distributed::{
+        bucket::sums,
+        gather::{self, Share},
+    },
     ffi,
     model::{BaseModel, Loss},
     rng,
@@ -13,7 +17,7 @@ use mlx_rs::{
     Array, Dtype,
     ops::{maximum, zeros_dtype},
 };
-use std::slice::from_ref;
+use std::{cell::Cell, rc::Rc, slice::from_ref};
 
 /// A mean loss and the mean gradient of each trained parameter.
 pub(super) struct Mean {
@@ -64,20 +68,44 @@ impl Mean {
     }
 }
 
+/// When the ranks that share a batch add up their gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reduced {
+    /// In the backward pass, those of one block while the next is computed.
+    Now,
+    /// Not here: loss and gradients are those of this rank's rows.
+    Later,
+}
+
 impl<M: BaseModel + ?Sized> Program<'_, M> {
-    /// Differentiates the loss of one micro-batch with respect to `compute`, the trained parameters in the
-    /// dtype that the model computes in. Draws come from the key `draws`.
+    /// Differentiates the loss of one micro-batch with respect to `compute`, what this rank holds of the trained
+    /// parameters in the dtype that the model computes in. Draws come from the key `draws`.
     pub(super) fn gradients(
         &self,
         compute: &[Array],
         others: &[Array],
         batch: &Batch,
         draws: &Array,
+        reduced: Reduced,
     ) -> Result<Gradients> {
         let batch = self.options.precision.batch_to_compute(batch.clone())?;
-        let differentiate = |others: &[Array]| self.differentiate(compute, others, &batch, draws);
-        let (mean, others) = self.with_others(others, differentiate)?;
-        Ok(Gradients { mean, others })
+        let is_alone = self.layout.mesh.data().is_alone();
+        let reduced = if is_alone { Reduced::Later } else { reduced };
+        loop {
+            let (Differentiated { mean, taken }, others) = self.with_others(others, |others| {
+                gather::scope(|| self.differentiate(compute, others, &batch, draws, reduced))
+            })?;
+            let mut is_known = true;
+            if reduced == Reduced::Now {
+                for (in_block, is_taken) in self.in_blocks.iter().zip(taken) {
+                    is_known &= in_block.replace(is_taken) == is_taken;
+                }
+            }
+            // The first time that one is seen outside of all blocks, its gradient travels alone.
+            if is_known {
+                return Ok(Gradients { mean, others });
+            }
+        }
     }
 
     /// What `f` returns for the parameters that are not trained, as the model computes with them, and these parameters
@@ -114,6 +142,18 @@ impl<M: BaseModel + ?Sized> Program<'_, M> {
         }
     }
 
+    /// How each trained parameter comes to the model and its gradient to the other ranks; `None` where it is whole
+    /// here and the gradient of this rank's rows.
+    fn shares(&self, reduced: Reduced) -> Result<Vec<Option<Share>>> {
+        let dtype = self.options.communication.dtype();
+        let share = |(name, in_block): (&Rc<str>, &Cell<bool>)| {
+            let share = self.layout.share(name, dtype)?;
+            let is_alone = |share: &Share| share.axis.is_some() || in_block.get();
+            Ok(share.filter(|share| reduced == Reduced::Now && is_alone(share)))
+        };
+        self.names.iter().zip(&self.in_blocks).map(share).collect()
+    }
+
     /// Loss and gradients, and all parameters that are not trained as the loss has left them.
     fn differentiate(
         &self,
@@ -121,27 +161,57 @@ impl<M: BaseModel + ?Sized> Program<'_, M> {
         others: &[Array],
         batch: &Batch,
         draws: &Array,
-    ) -> Result<(Mean, Vec<Array>)> {
+        reduced: Reduced,
+    ) -> Result<(Differentiated, Vec<Array>)> {
+        let shares = self.shares(reduced)?;
         let mut model = self.borrow()?;
         let mut model = Lent::new(&mut **model, &self.names)?;
+        let data = self.layout.mesh.data();
+        let mut taken = Vec::new();
         let loss = |compute: &[Array]| -> Result<Vec<Array>> {
-            model.set(compute.iter().chain(others))?;
+            let is_outside = |at: usize| !self.in_blocks[at].get();
+            model.set(gather::lend(compute, &shares, is_outside)?.iter().chain(others))?;
             model.training_mode(true);
             let Loss { value, weight } = rng::scope(draws, || {
                 let policy = &self.options.gradient_checkpointing;
                 with_policy_and_constants(policy, others, || model.batch_loss(batch))
             })?;
-            Ok(vec![value.as_dtype(Dtype::Float32)?, weight.as_dtype(Dtype::Float32)?])
+            taken = gather::taken();
+            let (value, weight) =
+                (value.as_dtype(Dtype::Float32)?, weight.as_dtype(Dtype::Float32)?);
+            if reduced == Reduced::Later {
+                return Ok(vec![value, weight]);
+            }
+            // Its gradient is this rank's term in the sum over ranks.
+            let (share, weight) = share_of(data, &weight)?;
+            Ok(vec![value.multiply(share)?, weight])
         };
         let argnums: Vec<usize> = (0..compute.len()).collect();
-        let (loss, gradients) = ffi::value_and_grad(loss, compute, &argnums)?;
+        let (loss, mut gradients) = ffi::value_and_grad(loss, compute, &argnums)?;
         ffi::mark("gradient", &gradients);
         // A weight is often a constant, and a compiled function cannot return one.
-        let Ok([value, weight]) = <[Array; 2]>::try_from(ffi::depends(&loss, from_ref(draws))?)
+        let Ok([mut value, weight]) = <[Array; 2]>::try_from(ffi::depends(&loss, from_ref(draws))?)
         else {
             return Err(Error::message("MLX lost an output of the loss function"));
         };
+        if reduced == Reduced::Now {
+            value = data.all_sum(&value)?;
+            let places: Vec<_> = (0..shares.len()).filter(|&at| shares[at].is_none()).collect();
+            let rest: Vec<_> = places.iter().map(|&at| gradients[at].clone()).collect();
+            let summed = sums(data, &rest, self.options.communication.dtype())?;
+            for (at, sum) in places.into_iter().zip(summed) {
+                gradients[at] = sum;
+            }
+        }
         let after = model.parameters()?.split_off(compute.len());
-        Ok((Mean { loss: Loss { value, weight }, gradients }, after))
+        let mean = Mean { loss: Loss { value, weight }, gradients };
+        Ok((Differentiated { mean, taken }, after))
     }
+}
+
+/// What the derivative of a loss leaves.
+struct Differentiated {
+    mean: Mean,
+    /// Which trained parameters the blocks of stacks have taken.
+    taken: Vec<bool>,
 }

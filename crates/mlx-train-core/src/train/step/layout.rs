@@ -6,13 +6,13 @@ use super::{
 };
 use crate::{
     Error, Result,
-    distributed::{Mesh, Placement, Split},
+    distributed::{Group, Mesh, Placement, Split, bucket, gather::Share},
     ffi,
-    model::BaseModel,
+    model::{self, BaseModel},
     optim::{Optimizer, Parameter},
     train::{TrainError, parameters},
 };
-use mlx_rs::{Array, module::ModuleParameters, ops::stack};
+use mlx_rs::{Array, Dtype, module::ModuleParameters, ops::stack};
 use std::{
     collections::{HashMap, HashSet},
     rc::Rc,
@@ -59,13 +59,14 @@ impl Layout {
     where
         M: BaseModel + ?Sized,
     {
-        if mesh.parallelism().is_sharded && !mesh.data().is_alone() {
-            let parallelism = mesh.parallelism();
-            return Err(Error::message(format!("`{parallelism}` is not there yet; use dp")));
+        let parallelism = mesh.parallelism();
+        if parallelism.is_sharded && parallelism.data > 1 && parallelism.pipeline > 1 {
+            return Err(Error::message(format!(
+                "`{parallelism}`: the stages of a pipeline hold whole parameters; write `dp` in the place of `fsdp`, \
+                 or leave out `pp`"
+            )));
         }
-        if !mesh.tensor().is_alone() {
-            return Err(TrainError::NoShard { ranks: mesh.tensor().world_size() }.into());
-        }
+        let splits = model::splits(model, mesh.tensor().world_size())?;
         let trainable: HashSet<_> = parameters::trainable_names(model).into_iter().collect();
         let names = parameters::names(model);
         let values = parameters::get(model, &names)?;
@@ -75,17 +76,19 @@ impl Layout {
         for (name, value) in names.into_iter().zip(&values) {
             let parameter = Parameter { name: &name, value };
             let is_trained = trainable.contains(&name) && optimizer.trains(parameter);
-            let held = Held::new(mesh, value.shape(), is_trained)?;
+            let held = Held::new(mesh, value.shape(), splits.axis(&name), is_trained)?;
             let parts = held.placement.splits().iter().map(|split| split.parts).product();
             if is_trained && parts > 1 && !optimizer.updates_parts(parameter) {
                 let (name, optimizer) = (name.to_string(), format!("{optimizer:?}"));
                 return Err(TrainError::NeedsWhole { name, parts, optimizer }.into());
             }
             trained.extend(is_trained.then(|| Rc::clone(&name)));
-            shapes.push((Rc::clone(&name), value.shape().to_vec()));
+            shapes.push((Rc::clone(&name), held.shape_in_layers(mesh)));
             by_name.insert(name, held);
         }
         drop(values);
+        // Nothing is refused for its parameters from here on.
+        model::shard(model, mesh.tensor())?;
         let stages = Some(mesh.pipeline()).filter(|group| !group.is_alone());
         let stage = stages.map(|group| Stage::cut(group, model, shapes, options)).transpose()?;
         Ok(Self { mesh: mesh.clone(), stage, trained: trained.into(), by_name })
@@ -136,6 +139,40 @@ impl Layout {
         let is_trained = self.trained.iter().any(|trained| **trained == *name);
         let held = self.by_name.get(name).filter(|_| is_trained)?;
         Some(held.placement.local_shape().iter().product())
+    }
+
+    /// Whether ranks that share a batch hold parts of parameters.
+    pub(super) fn is_sharded(&self) -> bool {
+        self.mesh.parallelism().is_sharded && !self.mesh.data().is_alone()
+    }
+
+    /// As [`Layout::share`], where no gradient is taken: `None` where this rank has all that its part of the model uses.
+    pub(super) fn share_of_part(&self, name: &str) -> Result<Option<Share>> {
+        Ok(self.share(name, Dtype::Float32)?.filter(|share| share.axis.is_some()))
+    }
+
+    /// The whole of which `part` is what this rank holds of a parameter.
+    pub(super) fn whole(&self, name: &str, part: &Array) -> Result<Array> {
+        let &Held { tensor, data, .. } = self.held(name)?;
+        let mut whole = vec![part.clone()];
+        // The last split first.
+        for (group, axis) in [(self.mesh.data(), data), (self.mesh.tensor(), tensor)] {
+            if let Some(axis) = axis {
+                whole = bucket::gathered(group, &whole, &[axis])?;
+            }
+        }
+        self.mesh.all().eval("the parts of a parameter", &whole)?;
+        whole.pop().ok_or_else(|| Error::message("MLX lost the parts of a parameter"))
+    }
+
+    /// How a parameter comes to the model, and its gradient, as `dtype`, to the ranks that share a batch; `None`
+    /// where each has all of it.
+    pub(super) fn share(&self, name: &str, dtype: Dtype) -> Result<Option<Share>> {
+        let group = self.mesh.data();
+        if group.is_alone() {
+            return Ok(None);
+        }
+        Ok(Some(Share { group: group.clone(), axis: self.held(name)?.data, dtype }))
     }
 
     /// How a parameter is held.
@@ -205,16 +242,34 @@ impl Layout {
 }
 
 impl Held {
-    fn new(mesh: &Mesh, shape: &[i32], is_trained: bool) -> Result<Self> {
-        let placement = Placement::whole(shape);
-        let data = mesh.data();
-        let parts = data.world_size();
-        // What is not trained needs neither gradient nor state, and is read by all ranks.
-        let is_sharded = mesh.parallelism().is_sharded && is_trained && parts > 1;
+    /// Of a parameter of this shape, which layers that divide it split along an axis.
+    fn new(mesh: &Mesh, shape: &[i32], tensor: Option<usize>, is_trained: bool) -> Result<Self> {
+        let mut placement = Placement::whole(shape);
+        if let Some(axis) = tensor {
+            placement = placement.split(split(axis, mesh.tensor()))?;
+        }
+        let (group, parts) = (mesh.data(), mesh.data().world_size());
         let divides = |&length: &i32| length > 0 && (length as usize).is_multiple_of(parts);
-        let axis = placement.local_shape().iter().position(divides).filter(|_| is_sharded);
-        let Some(axis) = axis else { return Ok(Self { placement, tensor: None, data: None }) };
-        let placement = placement.split(Split { axis, parts, part: data.rank() })?;
-        Ok(Self { placement, tensor: None, data: Some(axis) })
+        // What is not trained needs neither gradient nor state, and all ranks read it.
+        let is_sharded = mesh.parallelism().is_sharded && is_trained && parts > 1;
+        let data = placement.local_shape().iter().position(divides).filter(|_| is_sharded);
+        if let Some(axis) = data {
+            placement = placement.split(split(axis, group))?;
+        }
+        Ok(Self { placement, tensor, data })
     }
+
+    /// What layers compute with: whole but for what is divided among the ranks that divide layers.
+    fn shape_in_layers(&self, mesh: &Mesh) -> Vec<i32> {
+        let mut shape = self.placement.shape().to_vec();
+        if let Some(length) = self.tensor.and_then(|axis| shape.get_mut(axis)) {
+            *length /= mesh.tensor().world_size() as i32;
+        }
+        shape
+    }
+}
+
+/// This rank's part of an axis that a group divides.
+fn split(axis: usize, group: &Group) -> Split {
+    Split { axis, parts: group.world_size(), part: group.rank() }
 }

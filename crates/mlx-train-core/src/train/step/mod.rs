@@ -17,7 +17,7 @@ mod traced;
 mod update;
 
 pub use layout::StatePlacements;
-pub use options::{CompileMode, NonFinite, StepOptions};
+pub use options::{Communication, CompileMode, NonFinite, StepOptions};
 pub use output::{NotFiniteGradients, StepOutput};
 pub use precision::Precision;
 pub use state::{StateArrays, TrainState};
@@ -36,7 +36,7 @@ use super::{TrainError, parameters};
 use crate::{
     Result,
     data::Batch,
-    distributed::{Group, Mesh, Parallelism},
+    distributed::{Group, Mesh, Parallelism, gather},
     ffi,
     model::BaseModel,
     optim::Optimizer,
@@ -129,7 +129,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     ///
     /// # Errors
     /// As [`TrainStep::new`]; [`TrainError::NeedsWhole`] when the optimizer cannot update parts of a parameter;
-    /// [`TrainError::NoShard`] when the model cannot be divided.
+    /// as [`model::shard`](crate::model::shard) when the layers of the model cannot be divided.
     pub fn parallel(
         mesh: &Mesh,
         model: &'a mut M,
@@ -159,6 +159,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
             optimizer: Box::new(optimizer),
             options,
             num_trained: state.names.len(),
+            in_blocks: vec![Cell::new(true); state.names.len()],
             moving: vec![Cell::new(false); others.len()],
             names: state.names.iter().cloned().chain(others).collect(),
             reported: if layout.stage.is_some() {
@@ -389,10 +390,13 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     /// the dtype that the model computes in. What `f` does to the weights is lost. A stage of a pipeline has those of
     /// its own parameters alone, so that the model is of use to [`TrainStep::evaluate`] and to nobody else.
     ///
+    /// Where ranks hold parts of them, weights are whole in `f`, those of a block while it runs: all ranks have to
+    /// compute the same there.
+    ///
     /// # Errors
     /// What `f` returns, or when MLX fails.
     pub fn with_evaluation_weights<T>(&mut self, f: impl FnOnce(&mut M) -> Result<T>) -> Result<T> {
-        let Program { names, options, .. } = &*self.program;
+        let Program { names, options, layout, num_trained, .. } = &*self.program;
         let mut values = self.values()?;
         if let Some(averages) = self.state.averaged_weights() {
             for (value, average) in values.iter_mut().zip(averages) {
@@ -406,9 +410,15 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         ffi::eval(&values)?;
         let mut model = self.program.borrow()?;
         let mut model = Lent::new(&mut **model, names)?;
-        model.set(&values)?;
-        drop(values);
-        f(&mut model)
+        let others = values.split_off(*num_trained);
+        let shares = self.state.names.iter().map(|name| layout.share_of_part(name));
+        let shares = shares.collect::<Result<Vec<_>>>()?;
+        gather::scope(|| {
+            let is_outside = |at: usize| !self.program.in_blocks[at].get();
+            model.set(gather::lend(&values, &shares, is_outside)?.iter().chain(&others))?;
+            drop((values, others));
+            f(&mut model)
+        })
     }
 
     /// Leaves the averaged weights in the model, in the dtypes of its weights, at the end of a run; does nothing
@@ -442,6 +452,15 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     /// [`TrainError::MissingParameter`] when the model has got a parameter since.
     pub fn placements(&self) -> Result<StatePlacements> {
         self.program.layout.placements(&**self.program.borrow()?, &self.state)
+    }
+
+    /// The whole of which `part` is what this rank holds, of a parameter or of an array that is placed as it is
+    /// (averaged weights, running means). All ranks have to call it, and get the same.
+    ///
+    /// # Errors
+    /// [`TrainError::MissingParameter`] when there is no such parameter; when MLX fails.
+    pub fn whole(&self, parameter: &str, part: &Array) -> Result<Array> {
+        self.program.layout.whole(parameter, part)
     }
 
     /// Goes on from a snapshot that was taken after `step` steps, or changes nothing.

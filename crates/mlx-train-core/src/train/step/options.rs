@@ -9,7 +9,7 @@ use crate::{
     optim::Clip,
     train::TrainError,
 };
-use mlx_rs::{Device, DeviceType};
+use mlx_rs::{Device, DeviceType, Dtype};
 
 /// How a [`TrainStep`](super::TrainStep) computes: all but the model, the optimizer and the data.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +23,8 @@ pub struct StepOptions {
     /// How many kinds of batches, by shape and dtype, are traced. Another kind is an error where all steps are to
     /// be compiled, and in [`CompileMode::Auto`] runs without a trace, with a warning in the output.
     pub max_traces: usize,
+    /// What gradients travel as between ranks that share a batch.
+    pub communication: Communication,
     /// Which parts of the model forget what they computed, and compute it again for the gradient.
     pub gradient_checkpointing: CheckpointPolicy,
     /// Whether a step whose loss or gradient norm is not finite leaves parameters and state as they were.
@@ -41,6 +43,7 @@ impl Default for StepOptions {
             precision: Precision::default(),
             compile: CompileMode::default(),
             max_traces: 8,
+            communication: Communication::default(),
             gradient_checkpointing: CheckpointPolicy::None,
             skip_non_finite: true,
             ema_decay: None,
@@ -89,6 +92,26 @@ pub enum CompileMode {
     On,
     /// Never.
     Off,
+}
+
+/// What gradients travel as between ranks that share a batch. Each rank's are rounded once before they are added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ModelConfig)]
+pub enum Communication {
+    /// As f32 numbers.
+    #[default]
+    F32,
+    /// As bf16 numbers: half of the bytes. Each addition rounds to 8 bits, so that the mean over N ranks is off by
+    /// at most N / 256 of the mean of magnitudes.
+    Bf16,
+}
+
+impl Communication {
+    pub(super) fn dtype(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::Float32,
+            Self::Bf16 => Dtype::Bfloat16,
+        }
+    }
 }
 
 /// What a run does when the loss or the gradients of a step are not finite.

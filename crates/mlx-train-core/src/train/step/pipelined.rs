@@ -1,12 +1,8 @@
 //! The micro-batches of a step on one stage of a pipeline.
 
 use super::{
-    Accumulated, TrainStep,
-    data_parallel::{BUCKET_BYTES, draws_of_rank},
-    gradients::Mean,
-    lent::Lent,
-    program::Program,
-    stage::Stage,
+    Accumulated, TrainStep, data_parallel::draws_of_rank, gradients::Mean, lent::Lent,
+    program::Program, stage::Stage,
 };
 use crate::{
     Error, Result,
@@ -14,6 +10,7 @@ use crate::{
     checkpoint::with_policy_and_constants,
     distributed::{
         Operation, Schedule,
+        bucket::SUMMED_BYTES,
         pipeline::{self, Action, Ended, Link, Message, Neighbour},
     },
     ffi,
@@ -313,7 +310,7 @@ impl<M: BaseModel + ?Sized> Program<'_, M> {
 
     /// Adds to the gradients of parameters that several stages hold what the other stages have of them.
     fn sum_of_stages(&self, stage: &Stage, mut sums: Vec<Array>) -> Result<Vec<Array>> {
-        let bucket_len = (BUCKET_BYTES / size_of::<f32>()) as i32;
+        let bucket_len = (SUMMED_BYTES / size_of::<f32>()) as i32;
         for name in stage.names().filter(|name| stage.is_shared(name)) {
             let Some(size) = self.layout.trained_size(name) else { continue };
             let own = self.names[..self.num_trained].iter().position(|it| it == name);

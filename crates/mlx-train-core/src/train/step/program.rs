@@ -7,7 +7,7 @@
 use super::{
     StepOptions,
     data_parallel::{draws_of_rank, mean_of_moved},
-    gradients::{Gradients, Mean},
+    gradients::{Gradients, Mean, Reduced},
     layout::Layout,
     reader::Reader,
     state::Carried,
@@ -33,6 +33,8 @@ pub(super) struct Program<'a, M: ?Sized> {
     pub(super) num_trained: usize,
     /// The names of the parameters whose gradients are reported: the trained ones of all stages.
     pub(super) reported: Rc<[Rc<str>]>,
+    /// Which of the trained parameters a block of a stack may use: all, until a loss has been seen.
+    pub(super) in_blocks: Vec<Cell<bool>>,
     /// Which of the others the loss has been seen to move: running statistics.
     pub(super) moving: Vec<Cell<bool>>,
     /// The state with a scalar in the place of each array.
@@ -80,8 +82,7 @@ impl<'a, M: BaseModel + ?Sized> Program<'a, M> {
         let compute = self.to_compute(&parameters)?;
         let draws = draws_of_rank(self.layout.mesh.data(), &draws)?;
         let Gradients { mean, others: moved } =
-            self.gradients(&compute, &others, &batch, &draws)?;
-        let mean = mean.over(self.layout.mesh.data())?;
+            self.gradients(&compute, &others, &batch, &draws, Reduced::Now)?;
         let update = self.update(&parameters, &state, &mean, &learning_rate)?;
         let guarded = |(moving, (now, before)): (&Cell<bool>, (&Array, &Array))| {
             if moving.get() {
@@ -109,7 +110,9 @@ impl<'a, M: BaseModel + ?Sized> Program<'a, M> {
 
         let (key, draws) = rng::split(&key)?;
         let draws = draws_of_rank(self.layout.mesh.data(), &draws)?;
-        let gradients = self.gradients(&compute, &others, &batch, &draws)?;
+        // Parts are of sums. What all ranks have is added up once, after all micro-batches.
+        let reduced = if self.layout.is_sharded() { Reduced::Now } else { Reduced::Later };
+        let gradients = self.gradients(&compute, &others, &batch, &draws, reduced)?;
         let mean = mean.merge(&gradients.mean)?;
         Ok([gradients.others, mean.into_arrays(), vec![key]].concat())
     }
@@ -126,7 +129,9 @@ impl<'a, M: BaseModel + ?Sized> Program<'a, M> {
         let learning_rate = inputs.one()?;
         let pairs = inputs.rest();
 
-        let mean = mean.over(self.layout.mesh.data())?;
+        let dtype = self.options.communication.dtype();
+        let data = self.layout.mesh.data();
+        let mean = if self.layout.is_sharded() { mean } else { mean.over(data, dtype)? };
         let update = self.update(&parameters, &state, &mean, &learning_rate)?;
         let moved = pairs
             .chunks_exact(2)

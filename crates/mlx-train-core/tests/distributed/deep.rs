@@ -1,0 +1,164 @@
+//! A model with a stack of blocks, trained for a few steps in any layout.
+
+use super::numbers;
+use mlx_rs::{module::Module, nn::RmsNorm, ops::tanh};
+use mlx_train_core::{
+    Array, Result,
+    batch::{Batch, IGNORED_TARGET},
+    checkpoint,
+    distributed::Mesh,
+    loss::{CrossEntropy, cross_entropy},
+    model::{BaseModel, Loss},
+    nn::{Dropout, Linear, Stack},
+    optim::Optimizer,
+    rng,
+    train::{StepOptions, TrainStep},
+};
+use std::{collections::BTreeMap, ops::Range};
+
+/// `x + down(tanh(up(norm(x))))`, `(B, C)` in and out.
+#[derive(Debug, Clone, mlx_train_core::ModuleParameters)]
+pub struct Block {
+    #[param]
+    norm: RmsNorm,
+    #[param]
+    up: Linear,
+    #[param]
+    down: Linear,
+    dropout: Dropout,
+}
+
+impl Block {
+    fn forward(&mut self, x: &Array) -> Result<Array> {
+        let normed = self.norm.forward(x)?;
+        let modules = (&mut self.up, &mut self.down);
+        let change: Array = checkpoint::part("mlp", modules, &[normed], |(up, down), x| {
+            Ok(down.forward(&tanh(up.forward(&x[0])?)?)?)
+        })?;
+        Ok(x.add(self.dropout.forward(&change)?)?)
+    }
+}
+
+/// A classifier of rows `(B, 4)` into 3, of blocks between two layers; 3 is no multiple of the ranks.
+#[derive(Debug, mlx_train_core::ModuleParameters)]
+pub struct Deep {
+    #[param]
+    first: Linear,
+    #[param]
+    blocks: Stack<Block>,
+    #[param]
+    head: Linear,
+}
+
+impl Deep {
+    pub fn new(seed: u64, hidden_size: i32, num_blocks: usize, dropout: f32) -> Result<Self> {
+        rng::scope(&rng::key(seed)?, || {
+            let block = || {
+                Ok(Block {
+                    norm: RmsNorm::new(hidden_size)?,
+                    up: Linear::new(hidden_size, 2 * hidden_size)?,
+                    down: Linear::new(2 * hidden_size, hidden_size)?,
+                    dropout: Dropout::new(dropout)?,
+                })
+            };
+            let blocks = (0..num_blocks).map(|_| block()).collect::<Result<_>>()?;
+            let (first, head) = (Linear::new(4, hidden_size)?, Linear::new(hidden_size, 3)?);
+            Ok(Self { first, blocks, head })
+        })
+    }
+}
+
+impl BaseModel for Deep {
+    fn forward(&mut self, x: &Array) -> Result<Array> {
+        let x = self.first.forward(x)?;
+        let x = self.blocks.forward(x, |block, _, x| block.forward(&x))?;
+        Ok(self.head.forward(&x)?)
+    }
+
+    fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
+        let options = CrossEntropy { ignore_index: Some(IGNORED_TARGET), ..Default::default() };
+        cross_entropy(&self.forward(x)?, y, &options)
+    }
+}
+
+/// Rows of a step: numbers that follow from their place, and every fifth target masked.
+pub fn rows(step: i32, rows: Range<i32>) -> Batch {
+    let x: Vec<f32> = rows
+        .clone()
+        .flat_map(|row| (0..4).map(move |i| ((row * 5 + i * 3 + step * 7) as f32 * 0.37).sin()))
+        .collect();
+    let y: Vec<i32> = rows
+        .clone()
+        .map(|row| if row % 5 == 3 { IGNORED_TARGET } else { (row + step) % 3 })
+        .collect();
+    let count = rows.len() as i32;
+    Batch::new(Array::from_slice(&x, &[count, 4]), Array::from_slice(&y, &[count]))
+}
+
+/// The rows of a data rank among the first `total`: unequal numbers of them.
+pub fn own_rows(mesh: &Mesh, total: i32) -> Range<i32> {
+    let (rank, ranks) = (mesh.data().rank(), mesh.data().world_size());
+    let cut = |rank: usize| if rank == ranks { total } else { rank as i32 * (total / 5) };
+    cut(rank)..cut(rank + 1)
+}
+
+/// What some steps leave.
+#[derive(Debug, PartialEq)]
+pub struct Trained {
+    /// Loss, weight and norm of each step.
+    pub reported: Vec<f32>,
+    /// Whole parameters and averages by name.
+    pub parameters: BTreeMap<String, Vec<f32>>,
+}
+
+/// Trains for `num_steps` of `batches`, which says what this rank has in a step.
+pub fn train<M: BaseModel>(
+    mesh: &Mesh,
+    mut model: M,
+    optimizer: impl Optimizer,
+    options: StepOptions,
+    num_steps: i32,
+    batches: impl Fn(i32) -> Vec<Batch>,
+) -> Result<Trained> {
+    let mut step = TrainStep::parallel(mesh, &mut model, optimizer, 0, options)?;
+    let mut reported = Vec::new();
+    for index in 0..num_steps {
+        let output = step.run(batches(index).into_iter().map(Ok), 0.01)?;
+        for array in [&output.loss.value, &output.loss.weight, &output.grad_norm] {
+            reported.extend(numbers(array)?);
+        }
+    }
+    let mut parameters = BTreeMap::new();
+    let model = step.model();
+    let held = model.parameters().flatten().into_iter();
+    let held: BTreeMap<String, Array> =
+        held.map(|(name, value)| (name.to_string(), value.clone())).collect();
+    drop(model);
+    // All ranks gather in one order.
+    for (name, part) in held {
+        parameters.insert(name.clone(), numbers(&step.whole(&name, &part)?)?);
+    }
+    if let Some(averages) = step.state().averaged_weights() {
+        for (name, part) in step.state().parameter_names().iter().zip(averages) {
+            parameters.insert(format!("ema.{name}"), numbers(&step.whole(name, part)?)?);
+        }
+    }
+    Ok(Trained { reported, parameters })
+}
+
+/// Asserts that what ranks have left is what one process has.
+pub fn assert_same(what: &str, ours: &Trained, one: &Trained, losses: f32, weights: f32) {
+    assert_close(&format!("{what}: losses"), &ours.reported, &one.reported, losses);
+    assert_eq!(ours.parameters.len(), one.parameters.len());
+    for (name, values) in &ours.parameters {
+        assert_close(&format!("{what}: {name}"), values, &one.parameters[name], weights);
+    }
+}
+
+fn assert_close(what: &str, ours: &[f32], one: &[f32], tolerance: f32) {
+    assert_eq!(ours.len(), one.len(), "{what}");
+    for (ours, one) in ours.iter().zip(one) {
+        let off = (ours - one).abs() / one.abs().max(1e-1);
+        assert!(off <= tolerance, "{what}: {ours} of the ranks, {one} of one process");
+    }
+}
