@@ -572,3 +572,69 @@ fn memory() -> Result<()> {
     assert_eq!(mixed.shape(), [2, 8]);
     Ok(())
 }
+
+// ANCHOR: shard
+#[derive(Debug, ModuleParameters, Shard)]
+struct FeedForward {
+    #[param]
+    #[shard(columns)]
+    up_proj: Linear,
+    #[param]
+    #[shard(rows)]
+    down_proj: Linear,
+    // The same on all ranks.
+    #[param]
+    norm: LayerNorm,
+}
+
+impl BaseModel for FeedForward {
+    fn forward(&mut self, x: &Array) -> Result<Array> {
+        let hidden =
+            ops::maximum(self.up_proj.forward(&self.norm.forward(x)?)?, Array::from_f32(0.0))?;
+        Ok(self.down_proj.forward(&hidden)?)
+    }
+
+    fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
+        loss::mse(&self.forward(x)?, y)
+    }
+
+    fn as_shard(&mut self) -> Option<&mut dyn Shard> {
+        Some(self)
+    }
+}
+// ANCHOR_END: shard
+
+#[test]
+fn a_model_says_which_of_its_parameters_are_split() -> Result<()> {
+    let mut model = FeedForward {
+        up_proj: Linear::new(8, 32)?,
+        down_proj: Linear::new(32, 8)?,
+        norm: LayerNorm::new(8)?,
+    };
+    assert_eq!(model.forward(&Array::zeros::<f32>(&[2, 8])?)?.shape(), [2, 8]);
+    // ANCHOR: splits
+    let splits = mlx_train::model::splits(&mut model, 2)?;
+    assert_eq!(splits.axis("up_proj.weight"), Some(0));
+    assert_eq!(splits.axis("down_proj.weight"), Some(1));
+    assert_eq!(splits.axis("norm.weight"), None);
+    let refused = mlx_train::model::splits(&mut model, 3).map(drop);
+    // ANCHOR_END: splits
+    let expected = "the model cannot be split over 3 ranks: axis 0 of `up_proj.weight` is 32, axis 0 of \
+                    `up_proj.bias` is 32, axis 1 of `down_proj.weight` is 32; take multiples of 3, or split it over 2";
+    assert_eq!(refused.expect_err("32 is no multiple of 3").to_string(), expected);
+    Ok(())
+}
+
+#[test]
+fn commands_are_launched_from_a_program() -> Result<()> {
+    // ANCHOR: launch
+    use mlx_train::launch::{Launch, Stop};
+
+    let command = ["sh", "-c", "echo $MLX_RANK"].map(Into::into).to_vec();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let ended = Launch::new(command, 2)?.run(&Stop::default(), &mut out, &mut err)?;
+    assert_eq!((ended.exit_code, ended.failure), (0, None));
+    // ANCHOR_END: launch
+    assert_eq!(out.len(), "[0] 0\n[1] 1\n".len());
+    Ok(())
+}

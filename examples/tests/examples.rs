@@ -136,7 +136,7 @@ fn losses_of(parallelism: &str, ranks: usize, backend: Backend) -> Vec<f64> {
 fn ranks_train_as_one_process_does_in_every_way() {
     let alone = losses_of("none", 1, Backend::Ring);
     assert_eq!(alone.len(), 3);
-    for (parallelism, ranks) in [("dp=2", 2), ("pp=2", 2)] {
+    for (parallelism, ranks) in [("dp=2", 2), ("fsdp=2", 2), ("pp=2", 2)] {
         let together = losses_of(parallelism, ranks, Backend::Ring);
         assert_eq!(together.len(), 3, "{parallelism}");
         for (alone, together) in alone.iter().zip(&together) {
