@@ -2,7 +2,7 @@
 
 use super::{
     Backend, DistributedError,
-    watch::{Deadline, Watch},
+    watch::{Deadline, Watch, limit_exit},
 };
 use crate::{
     Array, Result,
@@ -61,7 +61,7 @@ impl Group {
 
     /// Joins all ranks of a backend, which the environment describes. The process ends with
     /// [`DEADLINE_EXIT_STATUS`](super::DEADLINE_EXIT_STATUS) when they have not all come within `limit`, which is
-    /// that of all collectives, too.
+    /// that of all collectives, too, and over MPI of the end of the process, which waits for that of the other ranks.
     ///
     /// # Errors
     /// [`DistributedError::NoBackend`]; [`DistributedError::Start`] when the environment is not that of a rank,
@@ -78,6 +78,9 @@ impl Group {
         let deadline = watch.limit(&format!("rank {rank}"), &what, limit)?;
         let raw = RawGroup::init(backend.c_name()).map_err(|error| refused(error.to_string()))?;
         drop(deadline);
+        if backend == Backend::Mpi {
+            limit_exit(&watch, format!("rank {}", raw.rank()), limit)?;
+        }
         Self::of_raw(raw, backend, watch, limit)
     }
 

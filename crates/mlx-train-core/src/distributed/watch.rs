@@ -4,12 +4,13 @@
 //! process can end that wait, so the process ends: whoever started the ranks then ends the others.
 
 use super::DistributedError;
-use crate::Result;
+use crate::{Result, ffi};
 use std::{
     env,
     io::{Write, stderr},
+    mem::forget,
     os::unix::process::parent_id,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -91,6 +92,37 @@ impl Watch {
         drop(state);
         self.shared.changed.notify_one();
         Ok(Deadline { shared: Arc::clone(&self.shared), id })
+    }
+}
+
+/// What the end of this process waits for.
+struct Farewell {
+    watch: Arc<Watch>,
+    who: String,
+    limit: Duration,
+}
+
+/// That of the group which was joined last.
+static FAREWELL: Mutex<Option<Farewell>> = Mutex::new(None);
+
+/// Ends the process when its own end takes longer than `limit`: MPI waits there until all ranks have come, also where
+/// one has failed and the others wait for it elsewhere.
+pub(super) fn limit_exit(watch: &Arc<Watch>, who: String, limit: Duration) -> Result<()> {
+    static REGISTERED: Once = Once::new();
+    let mut outcome = Ok(());
+    REGISTERED.call_once(|| outcome = ffi::at_exit(begin_exit));
+    let farewell = Farewell { watch: Arc::clone(watch), who, limit };
+    *FAREWELL.lock().unwrap_or_else(PoisonError::into_inner) = Some(farewell);
+    outcome
+}
+
+extern "C" fn begin_exit() {
+    let farewell = FAREWELL.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(Farewell { watch, who, limit }) = farewell.as_ref()
+        && let Ok(deadline) = watch.limit(who, "all ranks to end", *limit)
+    {
+        // It holds until the process is no more.
+        forget(deadline);
     }
 }
 

@@ -9,7 +9,11 @@ use super::{
 use mlx_rs::Dtype;
 use mlx_train_core::{
     Result,
-    distributed::{Backend, Group, Mesh, Parallelism},
+    distributed::{Backend, DEADLINE_EXIT_STATUS, Group, Mesh, Parallelism},
+};
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 #[test]
@@ -94,6 +98,27 @@ fn arrays_pass_between_ranks_that_are_no_neighbours() {
         assert_eq!(received, numbers(&theirs)?);
         group.barrier()
     });
+}
+
+#[test]
+fn a_rank_does_not_wait_at_its_end_for_ever() {
+    let test = "mpi::a_rank_does_not_wait_at_its_end_for_ever";
+    let began = Instant::now();
+    let ended = run_to_the_end_over(Backend::Mpi, test, 2, |group| {
+        group.barrier()?;
+        if group.rank() == 0 {
+            // As a rank does that waits for another: longer than that one has.
+            sleep(Duration::from_mins(1));
+        }
+        // The same ranks, with a limit of its own.
+        Group::init(Backend::Mpi, Duration::from_secs(1)).map(drop)
+    });
+    for ended in ended {
+        assert_eq!(ended.status.code(), Some(DEADLINE_EXIT_STATUS), "{}", ended.output);
+        let message = "rank 1 has waited 1 s for all ranks to end";
+        assert!(ended.output.contains(message), "{}", ended.output);
+        assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
+    }
 }
 
 #[test]

@@ -24,9 +24,10 @@ mod settings;
 mod signals;
 mod train;
 
-use crate::{Error, Result};
+use crate::{Error, Result, distributed::Backend};
 use args::{Cli, Command};
 use clap::FromArgMatches;
+use signal_hook::low_level;
 use std::{
     io::{self, Write, stderr, stdout},
     process::exit,
@@ -53,6 +54,11 @@ pub fn main() -> Result<()> {
     };
     // If standard error is closed too, the exit code is all that is left to say it.
     _ = writeln!(stderr(), "{}", failure.report());
+    if Backend::of_environment().is_some() {
+        // A rank that ended in an orderly way would wait for the others, which wait for it.
+        _ = stdout().flush();
+        low_level::exit(failure.exit_code());
+    }
     exit(failure.exit_code())
 }
 
