@@ -13,6 +13,7 @@ mod estimate;
 mod loader;
 mod loss;
 mod memory;
+mod pipeline;
 mod record;
 mod small_gpt;
 mod step_overhead;
@@ -34,13 +35,15 @@ struct Args {
     loss: loss::Sizes,
     #[command(flatten)]
     memory: memory::Sizes,
+    #[command(flatten)]
+    pipeline: pipeline::Sizes,
 }
 
 /// What the benchmarks have in common.
 #[derive(Debug, clap::Args)]
 struct Options {
     /// How many steps are measured, after some that are not; `loader` takes ten times as many, `memory` as many
-    /// in each round, `estimate` always four
+    /// in each round, `pipeline` as many for each number of micro-batches, `estimate` always four
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(10..))]
     steps: u32,
     /// Trace the steps of training once and replay them
@@ -62,10 +65,12 @@ enum Name {
     Estimate,
     /// The memory and time of a step under each policy of gradient checkpointing
     Memory,
+    /// How long the stages of a pipeline wait, by the number of micro-batches
+    Pipeline,
 }
 
 fn main() -> Result<()> {
-    let Args { names, options, loss, memory } = Args::parse();
+    let Args { names, options, loss, memory, pipeline } = Args::parse();
     let names = if names.is_empty() { Name::value_variants() } else { &names[..] };
     for name in names {
         match name {
@@ -75,6 +80,7 @@ fn main() -> Result<()> {
             Name::Loss => loss::run(&options, &loss)?,
             Name::Estimate => estimate::run(&options)?,
             Name::Memory => memory::run(&options, &memory)?,
+            Name::Pipeline => pipeline::run(&options, &pipeline)?,
         }
     }
     Ok(())

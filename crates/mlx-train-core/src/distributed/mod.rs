@@ -22,7 +22,9 @@ pub use error::DistributedError;
 pub use group::Group;
 pub use mesh::Mesh;
 pub use parallelism::Parallelism;
-pub use pipeline::{Operation, PipelineError, PipelineOptions, Schedule, ScheduleKind, partition};
+pub use pipeline::{
+    BlockCosts, Operation, PipelineError, PipelineOptions, Schedule, ScheduleKind, partition,
+};
 pub use placement::{Placement, Split};
 pub(crate) use shard::Turn;
 pub use shard::{Shard, Sharding, SplitBy, Splits, way};

@@ -38,7 +38,7 @@ pub use profiling::ProfileOptions;
 pub use resume::{Difference, Resume, RunDescription};
 pub use spike::{Spike, SpikeAction, SpikeConfig};
 pub use step::{
-    Communication, CompileMode, NonFinite, NotFiniteGradients, Precision, StateArrays,
+    Communication, CompileMode, NonFinite, NotFiniteGradients, Precision, StageTimes, StateArrays,
     StatePlacements, StepOptions, StepOutput, TrainState, TrainStep,
 };
 pub use stop::StopSignal;

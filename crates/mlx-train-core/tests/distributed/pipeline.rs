@@ -1,6 +1,9 @@
 //! Stages of a pipeline train as one process that runs the whole model.
 
-use super::{numbers, ranks::run};
+use super::{
+    numbers,
+    ranks::{run, run_over},
+};
 use mlx_rs::{
     Dtype,
     module::{Module, Param, Parameter},
@@ -10,7 +13,9 @@ use mlx_train_core::{
     Array, Error, Result,
     batch::{Batch, IGNORED_TARGET},
     checkpoint::CheckpointPolicy,
-    distributed::{Group, Mesh, Parallelism, PipelineError, PipelineOptions, ScheduleKind},
+    distributed::{
+        Backend, BlockCosts, Group, Mesh, Parallelism, PipelineError, PipelineOptions, ScheduleKind,
+    },
     estimate::Rows,
     loss::{CrossEntropy, cross_entropy, mse},
     model::{BaseModel, Loss},
@@ -18,7 +23,7 @@ use mlx_train_core::{
     optim::{AdamW, Clip},
     profile::Memory,
     rng,
-    train::{CompileMode, Metric, StepOptions, StepOutput, TrainStep, accuracy},
+    train::{CompileMode, Metric, Precision, StepOptions, StepOutput, TrainStep, accuracy},
 };
 use std::collections::BTreeMap;
 
@@ -136,12 +141,12 @@ fn train(
     mesh: &Mesh,
     model: &mut Model,
     options: StepOptions,
-    count: i32,
+    batches: impl Fn(i32) -> Vec<Batch>,
 ) -> Result<(Vec<f32>, Named)> {
     let mut step = TrainStep::parallel(mesh, model, AdamW::default(), 3, options)?;
     let mut reported = Vec::new();
     for index in 0..2 {
-        let output = step.run(batches(index, count).into_iter().map(Ok), 0.01)?;
+        let output = step.run(batches(index).into_iter().map(Ok), 0.01)?;
         let StepOutput { loss, grad_norm, squared_grad_norms, .. } = &output;
         assert!(output.is_finite()?);
         for array in [&loss.value, &loss.weight, grad_norm].into_iter().chain(squared_grad_norms) {
@@ -173,6 +178,7 @@ struct Case {
     dropout: f32,
     schedule: ScheduleKind,
     policy: CheckpointPolicy,
+    precision: Precision,
     blocks: Option<Vec<usize>>,
 }
 
@@ -184,6 +190,7 @@ impl Case {
             dropout: 0.0,
             schedule: ScheduleKind::default(),
             policy: CheckpointPolicy::None,
+            precision: Precision::F32,
             blocks: None,
         }
     }
@@ -192,13 +199,20 @@ impl Case {
     fn check(&self, group: &Group) -> Result<()> {
         let mut options = options()?;
         options.gradient_checkpointing = self.policy.clone();
+        options.precision = self.precision;
         options.pipeline.schedule = self.schedule;
         options.pipeline.blocks.clone_from(&self.blocks);
         let model = |seed| Model::new(seed, 5, self.is_tied, self.dropout);
-        let (expected, whole) = train(&Mesh::alone(), &mut model(0)?, options.clone(), self.count)?;
+        let batches = |step| batches(step, self.count);
+        let (expected, whole) = train(&Mesh::alone(), &mut model(0)?, options.clone(), batches)?;
         // Ranks have other numbers than rank 0 before they begin.
         let mut own = model(group.rank() as u64)?;
-        let (reported, held) = train(&pipeline(group)?, &mut own, options, self.count)?;
+        let (reported, held) = train(&pipeline(group)?, &mut own, options, batches)?;
+        if self.precision != Precision::F32 {
+            // The first loss and its weight; what follows from them is rounded in another order.
+            assert_close("losses", &reported[..2], &expected[..2], 1e-2);
+            return Ok(());
+        }
         assert_close("reports", &reported, &expected, 1e-4);
         assert_close("losses", &reported[..1], &expected[..1], 1e-5);
         for (name, values) in &held {
@@ -251,6 +265,8 @@ fn stages_train_as_one_process_tied_with_dropout_checkpoints_and_any_cut() {
                     ..Case::new(4)
                 },
                 Case { policy: CheckpointPolicy::Every(2), blocks: Some(cut), ..Case::new(2) },
+                Case { is_tied: true, precision: Precision::Mixed, ..Case::new(3) },
+                Case { precision: Precision::Bf16 { stochastic_rounding: true }, ..Case::new(3) },
                 Case { schedule: ScheduleKind::Gpipe, is_tied: true, ..Case::new(5) },
             ] {
                 case.check(group)?;
@@ -258,6 +274,69 @@ fn stages_train_as_one_process_tied_with_dropout_checkpoints_and_any_cut() {
             group.barrier()
         });
     }
+}
+
+#[test]
+fn pipelines_that_share_a_batch_train_as_one_process() {
+    let test = "pipeline::pipelines_that_share_a_batch_train_as_one_process";
+    run_over(Backend::Mpi, test, 4, |group| {
+        let mesh = Mesh::new(group, "dp=2,pp=2".parse()?)?;
+        let all = |step| batches(step, 6);
+        // Every second micro-batch.
+        let own = |step| all(step).into_iter().skip(mesh.data().rank()).step_by(2).collect();
+        for is_tied in [false, true] {
+            let model = || Model::new(0, 4, is_tied, 0.0);
+            let (expected, whole) = train(&Mesh::alone(), &mut model()?, options()?, all)?;
+            let (reported, held) = train(&mesh, &mut model()?, options()?, own)?;
+            assert_close("reports", &reported, &expected, 1e-4);
+            for (name, values) in &held {
+                // Statistics are means of those of the pipelines, and a key moves on with each micro-batch.
+                if !name.ends_with("mean") && name != "rng.key" {
+                    assert_close(name, values, &whole[name], 1e-4);
+                }
+            }
+        }
+        group.barrier()
+    });
+}
+
+#[test]
+fn a_faster_machine_gets_more_blocks_and_all_ranks_agree() {
+    run("pipeline::a_faster_machine_gets_more_blocks_and_all_ranks_agree", 3, |group| {
+        // The second takes a third of the time of the others for everything.
+        let factor = if group.rank() == 1 { 1.0 } else { 3.0 };
+        let costs = BlockCosts { before: 0.0, blocks: vec![factor; 10], after: 0.0 };
+        assert_eq!(costs.balance(&pipeline(group)?)?, [2, 6, 2]);
+        group.barrier()
+    });
+}
+
+#[test]
+fn numbers_that_are_not_finite_change_nothing_on_any_stage() {
+    run("pipeline::numbers_that_are_not_finite_change_nothing_on_any_stage", 2, |group| {
+        let mut model = Wide::new(4, 4)?;
+        let rows = Rows::new((&[4], Dtype::Float32), (&[4], Dtype::Float32));
+        let pipeline = PipelineOptions { rows: Some(rows), ..PipelineOptions::default() };
+        let options = StepOptions { pipeline, ..StepOptions::default() };
+        let mesh = self::pipeline(group)?;
+        let mut step = TrainStep::parallel(&mesh, &mut model, AdamW::default(), 0, options)?;
+        let values = |step: &TrainStep<'_, Wide>| {
+            let weights = step.snapshot()?.weights.into_iter();
+            weights.map(|(_, value)| numbers(&value)).collect::<Result<Vec<_>>>()
+        };
+        let before = values(&step)?;
+        let ones = Array::ones::<f32>(&[2, 4])?;
+        let batch = |x: f32| Ok(Batch::new(ones.multiply(Array::from_f32(x))?, ones.clone()));
+        let output = step.run([batch(1.0), batch(f32::NAN)], 0.1)?;
+        assert!(!output.is_finite()?);
+        // Every stage knows of all parameters.
+        let affected = output.not_finite_gradients()?;
+        assert_eq!((affected.num_affected, affected.num_parameters), (8, 8));
+        assert_eq!(values(&step)?, before);
+        assert!(step.run([batch(1.0)], 0.1)?.is_finite()?);
+        assert_ne!(values(&step)?, before);
+        group.barrier()
+    });
 }
 
 #[test]

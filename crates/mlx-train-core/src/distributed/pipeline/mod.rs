@@ -4,6 +4,7 @@
 //! A stage is the model's own loss, of which it runs its blocks and, on the first and the last stage, what is before
 //! and behind the stack. [`TrainStep::parallel`](crate::train::TrainStep::parallel) trains one.
 
+mod balance;
 mod error;
 mod link;
 mod options;
@@ -12,6 +13,7 @@ mod program;
 mod schedule;
 mod scope;
 
+pub use balance::BlockCosts;
 pub use error::PipelineError;
 pub(crate) use link::{Link, Neighbour};
 pub use options::PipelineOptions;

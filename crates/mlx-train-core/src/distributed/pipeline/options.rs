@@ -21,7 +21,8 @@ pub struct PipelineOptions {
     /// cannot do without.
     pub rows: Option<Rows>,
     /// How many blocks of the model's stack each stage has, the first stage first; by default as many as the others,
-    /// or one more or less. [`partition`](super::partition) finds numbers for blocks or machines that differ.
+    /// or one more or less. [`BlockCosts::balance`](super::BlockCosts::balance) finds numbers for blocks or machines
+    /// that differ.
     pub blocks: Option<Vec<usize>>,
     /// In which order micro-batches are computed.
     pub schedule: ScheduleKind,

@@ -18,7 +18,7 @@ mod update;
 
 pub use layout::StatePlacements;
 pub use options::{Communication, CompileMode, NonFinite, StepOptions};
-pub use output::{NotFiniteGradients, StepOutput};
+pub use output::{NotFiniteGradients, StageTimes, StepOutput};
 pub use precision::Precision;
 pub use state::{StateArrays, TrainState};
 
@@ -48,7 +48,6 @@ use std::{
     fmt,
     iter::once,
     rc::Rc,
-    time::Duration,
 };
 
 /// A model in training: each [`TrainStep::run`] updates it once.
@@ -81,8 +80,8 @@ pub struct TrainStep<'a, M: BaseModel + ?Sized> {
     accumulate: Traced<'a>,
     finish: Traced<'a>,
     state: TrainState,
-    /// How long the last step has waited for other stages.
-    waited: Duration,
+    /// How long the micro-batches of the last step took, on a stage of a pipeline.
+    stage_times: Option<StageTimes>,
 }
 
 impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
@@ -178,8 +177,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         };
         let (whole, accumulate, finish) =
             (traced(Program::whole)?, traced(Program::accumulate)?, traced(Program::finish)?);
-        let waited = Duration::ZERO;
-        Ok(Self { program, whole, accumulate, finish, state, waited })
+        Ok(Self { program, whole, accumulate, finish, state, stage_times: None })
     }
 
     /// Updates the model once, with the gradient of the mean loss over all micro-batches.
@@ -246,7 +244,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
             parameter_names,
             traces,
             warning,
-            waited: self.waited,
+            stage_times: self.stage_times,
         })
     }
 

@@ -23,7 +23,16 @@ pub struct StepOutput {
     pub traces: usize,
     /// Something that is no error and that a person should know; told once.
     pub warning: Option<String>,
-    /// How long this rank has waited for other stages of a pipeline.
+    /// How long the micro-batches took, where this rank is a stage of a pipeline.
+    pub stage_times: Option<StageTimes>,
+}
+
+/// How long a stage of a pipeline took for the micro-batches of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageTimes {
+    /// From the first of them to the last.
+    pub took: Duration,
+    /// How long of that the stage has waited for its neighbours: its part of the bubble, and of unequal stages.
     pub waited: Duration,
 }
 

@@ -1,7 +1,7 @@
 //! The micro-batches of a step on one stage of a pipeline.
 
 use super::{
-    Accumulated, TrainStep, data_parallel::draws_of_rank, gradients::Mean, lent::Lent,
+    Accumulated, StageTimes, TrainStep, data_parallel::draws_of_rank, gradients::Mean, lent::Lent,
     program::Program, stage::Stage,
 };
 use crate::{
@@ -73,12 +73,14 @@ impl<M: BaseModel + ?Sized> TrainStep<'_, M> {
             losses: Vec::new(),
             waited: Duration::ZERO,
         };
+        let began = Instant::now();
         for action in pipeline::actions(&schedule, stage.group.rank()) {
             let _span = profile::span(Phase::ForwardBackward);
             pass.act(action)?;
         }
-        let (mean, others, waited) = pass.end()?;
-        self.waited = waited;
+        pass.wait_for_sent()?;
+        self.stage_times = Some(StageTimes { took: began.elapsed(), waited: pass.waited });
+        let (mean, others) = pass.end()?;
         Ok(Accumulated { mean, others, key })
     }
 }
@@ -230,12 +232,16 @@ impl<M: BaseModel + ?Sized> Pass<'_, '_, M> {
         Ok(())
     }
 
-    /// The mean of all micro-batches, the parameters that are not trained as they were left, and how long this stage
-    /// has waited for its neighbours.
-    fn end(mut self) -> Result<(Mean, Vec<Array>, Duration)> {
+    /// Waits until the neighbours have all that this stage has for them.
+    fn wait_for_sent(&mut self) -> Result<()> {
         let began = Instant::now();
         self.link.end()?;
         self.waited += began.elapsed();
+        Ok(())
+    }
+
+    /// The mean of all micro-batches, and the parameters that are not trained as they were left.
+    fn end(self) -> Result<(Mean, Vec<Array>)> {
         let (mut total, mut weight) = (Array::from_f32(0.0), Array::from_f32(0.0));
         for loss in &self.losses {
             total = total.add(loss.value.multiply(&loss.weight)?)?;
@@ -253,7 +259,7 @@ impl<M: BaseModel + ?Sized> Pass<'_, '_, M> {
         let gradients = gradients.iter().map(|sum| Ok(sum.divide(&positive)?));
         let mean =
             Mean { loss: Loss { value, weight }, gradients: gradients.collect::<Result<_>>()? };
-        Ok((mean, self.others, self.waited))
+        Ok((mean, self.others))
     }
 }
 

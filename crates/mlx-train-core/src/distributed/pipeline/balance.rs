@@ -1,0 +1,161 @@
+//! How many blocks each stage gets where blocks, or machines, are not all alike.
+
+use super::{PipelineError, partition};
+use crate::{Array, Result, distributed::Mesh, profile::LayerProfile};
+use std::{iter::once, ops::Range};
+
+/// How long the parts of a model take, forward and backward, in seconds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockCosts {
+    /// What is marked as a [layer](crate::profile::layer) before the model's stack.
+    pub before: f64,
+    /// The blocks of the stack.
+    pub blocks: Vec<f64>,
+    /// What comes behind the stack, and all that is not marked: a head and a loss take longer than an embedding.
+    pub after: f64,
+}
+
+impl BlockCosts {
+    /// The costs of the model that was profiled.
+    ///
+    /// ```no_run
+    /// use mlx_train_core::{batch::Batch, distributed::{BlockCosts, Mesh}, model::BaseModel, profile::profile_layers};
+    /// # fn example(mesh: &Mesh, model: &mut dyn BaseModel, batch: &Batch) -> mlx_train_core::Result<()> {
+    /// let costs = BlockCosts::of(&profile_layers(model, batch, 3)?)?;
+    /// let blocks = costs.balance(mesh)?; // for `PipelineOptions::blocks`
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`PipelineError::NoStack`] when no block was measured.
+    pub fn of(profile: &LayerProfile) -> Result<Self> {
+        let mut costs = Self { before: 0.0, blocks: Vec::new(), after: 0.0 };
+        for layer in profile.layers().iter().filter(|layer| layer.depth == 1) {
+            // A stack names its blocks by their positions.
+            let position =
+                layer.name.rsplit_once(' ').and_then(|(_, position)| position.parse().ok());
+            if position == Some(costs.blocks.len()) {
+                costs.blocks.push(layer.seconds());
+            } else if costs.blocks.is_empty() {
+                costs.before += layer.seconds();
+            } else {
+                costs.after += layer.seconds();
+            }
+        }
+        if costs.blocks.is_empty() {
+            return Err(PipelineError::NoStack.into());
+        }
+        costs.after += profile.layers().first().map_or(0.0, |model| model.own_seconds);
+        Ok(costs)
+    }
+
+    /// How long all of it takes.
+    pub fn seconds(&self) -> f64 {
+        self.before + self.blocks.iter().sum::<f64>() + self.after
+    }
+
+    /// How many blocks each stage of a mesh gets, from what all of its ranks have measured: a machine that takes half
+    /// as long for the whole model is twice as fast, and a stage is as fast as its slowest machine. All ranks have to
+    /// call it, and get the same.
+    ///
+    /// # Errors
+    /// As [`partition`]; when MLX fails.
+    pub fn balance(&self, mesh: &Mesh) -> Result<Vec<usize>> {
+        let own: Vec<f32> = self.numbers().map(|cost| cost as f32).collect();
+        let measured = mesh.all().all_gather(&Array::from_slice(&own, &[1, own.len() as i32]))?;
+        mesh.all().eval("what all ranks have measured", [&measured])?;
+        let measured: Vec<Self> =
+            measured.try_as_slice::<f32>()?.chunks_exact(own.len()).map(Self::of_numbers).collect();
+        let parallelism = mesh.parallelism();
+        let stage_size = parallelism.data * parallelism.tensor;
+        let speeds = measured.chunks(stage_size).map(|stage| {
+            let slowest = stage.iter().map(Self::seconds).fold(0.0, f64::max);
+            slowest.recip()
+        });
+        let shares = Self::mean_shares(&measured);
+        let ranges =
+            partition(&shares.blocks, shares.before, shares.after, &speeds.collect::<Vec<_>>())?;
+        Ok(ranges.iter().map(Range::len).collect())
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = f64> {
+        once(self.before).chain(self.blocks.iter().copied()).chain(once(self.after))
+    }
+
+    fn of_numbers(numbers: &[f32]) -> Self {
+        let at = |index: usize| numbers.get(index).copied().map_or(0.0, f64::from);
+        let last = numbers.len().saturating_sub(1);
+        Self { before: at(0), blocks: (1..last).map(at).collect(), after: at(last) }
+    }
+
+    /// The shares of the parts in the whole, as the machines have measured them on average.
+    fn mean_shares(measured: &[Self]) -> Self {
+        let mean = |of: &dyn Fn(&Self) -> f64| {
+            let shares = measured.iter().map(|costs| of(costs) / costs.seconds());
+            shares.sum::<f64>() / measured.len() as f64
+        };
+        let num_blocks = measured.first().map_or(0, |costs| costs.blocks.len());
+        Self {
+            before: mean(&|costs| costs.before),
+            blocks: (0..num_blocks).map(|index| mean(&|costs| costs.blocks[index])).collect(),
+            after: mean(&|costs| costs.after),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        batch::Batch,
+        loss,
+        model::{BaseModel, Loss},
+        nn::{Linear, Stack},
+        profile::{layer, profile_layers},
+    };
+    use mlx_rs::module::Module;
+    use std::slice::from_ref;
+
+    #[derive(Debug, crate::ModuleParameters)]
+    struct Model {
+        #[param]
+        first: Linear,
+        #[param]
+        layers: Stack<Linear>,
+        #[param]
+        head: Linear,
+    }
+
+    impl BaseModel for Model {
+        fn forward(&mut self, x: &Array) -> Result<Array> {
+            let run = |layer: &mut Linear, x: &[Array]| Ok(layer.forward(&x[0])?);
+            let x = layer("first", &mut self.first, from_ref(x), run)?;
+            let x = self.layers.forward(x, |layer, _, x| Ok(layer.forward(&x)?))?;
+            layer("head", &mut self.head, &[x], run)
+        }
+
+        fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
+            loss::mse(&self.forward(x)?, y)
+        }
+    }
+
+    #[test]
+    fn a_profile_tells_blocks_from_what_is_around_them() -> Result<()> {
+        let linear = || Linear::new(4, 4);
+        let layers = (0..3).map(|_| Ok(linear()?)).collect::<Result<_>>()?;
+        let mut model = Model { first: linear()?, layers, head: linear()? };
+        let x = Array::zeros::<f32>(&[2, 4])?;
+        let profile = profile_layers(&mut model, &Batch::new(x.clone(), x), 1)?;
+        let costs = BlockCosts::of(&profile)?;
+        let seconds = |name: &str| {
+            let layer = profile.layers().iter().find(|layer| layer.name == name);
+            layer.map(|layer| layer.seconds().to_bits())
+        };
+        assert_eq!(seconds("first"), Some(costs.before.to_bits()));
+        let blocks: Vec<_> = costs.blocks.iter().map(|cost| Some(cost.to_bits())).collect();
+        assert_eq!(blocks, [0, 1, 2].map(|index| seconds(&format!("Linear {index}"))));
+        assert!(costs.after >= f64::from_bits(seconds("head").expect("it was measured")));
+        assert!(costs.balance(&Mesh::alone())? == [3]);
+        Ok(())
+    }
+}
