@@ -1,10 +1,7 @@
 //! The examples do what their headers say.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use mlx_train::{
-    distributed::Backend,
-    launch::{Launch, Stop},
-};
+use mlx_train::launch::{Launch, Stop};
 use std::{fs, path::Path, process::Command};
 use tempfile::TempDir;
 
@@ -120,30 +117,43 @@ fn a_model_of_your_own_trains_in_a_program_of_your_own() {
 }
 
 /// The losses that `distributed` prints as the ranks of this layout.
-fn losses_of(parallelism: &str, ranks: usize, backend: Backend) -> Vec<f64> {
+fn losses_of(parallelism: &str, ranks: usize) -> Vec<f64> {
     let program = env!("CARGO_BIN_EXE_distributed");
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let launch = Launch::new(vec![program.into(), parallelism.into()], ranks).unwrap();
-    let ended = launch.backend(backend).run(&Stop::default(), &mut out, &mut err).unwrap();
+    let ended = launch.run(&Stop::default(), &mut out, &mut err).unwrap();
     let text = String::from_utf8(out).unwrap();
     assert_eq!(ended.exit_code, 0, "{parallelism}: {text}{}", String::from_utf8_lossy(&err));
-    let losses = text.lines().filter_map(|line| line.split("loss ").nth(1)?.parse().ok());
-    losses.collect()
+    losses_in(&text)
 }
 
-/// Every way to share the work gives the losses of one process.
+/// The losses in what the example has printed.
+fn losses_in(text: &str) -> Vec<f64> {
+    text.lines().filter_map(|line| line.split("loss ").nth(1)?.parse().ok()).collect()
+}
+
+/// Every way to share the work gives the losses of one process, and so do several at once, which are over MPI.
 #[test]
 fn ranks_train_as_one_process_does_in_every_way() {
-    let alone = losses_of("none", 1, Backend::Ring);
+    let alone = losses_of("none", 1);
     assert_eq!(alone.len(), 3);
-    for (parallelism, ranks) in [("dp=2", 2), ("fsdp=2", 2), ("pp=2", 2)] {
-        let together = losses_of(parallelism, ranks, Backend::Ring);
+    let is_as_alone = |parallelism: &str, together: &[f64]| {
         assert_eq!(together.len(), 3, "{parallelism}");
-        for (alone, together) in alone.iter().zip(&together) {
+        for (alone, together) in alone.iter().zip(together) {
             let off = (alone - together).abs();
             assert!(off < 2e-3, "{alone} alone and {together} by {parallelism}");
         }
+    };
+    for parallelism in ["dp=2", "fsdp=2", "pp=2"] {
+        is_as_alone(parallelism, &losses_of(parallelism, 2));
     }
+    let parallelism = "dp=2,pp=2";
+    let mut mpirun = parity::mpi::mpirun(4);
+    mpirun.args([env!("CARGO_BIN_EXE_distributed"), parallelism]);
+    let ended = mpirun.env("OPENBLAS_NUM_THREADS", "1").output().unwrap();
+    let text = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success(), "{text}{}", String::from_utf8_lossy(&ended.stderr));
+    is_as_alone(parallelism, &losses_in(&text));
 }
 
 #[test]

@@ -4,9 +4,13 @@
 //! whatever the test passes, and seeds its own randomness. The interpreter is the one that
 //! `cargo xtask setup` made, with the `mlx` package of the version that this workspace pins.
 //!
+//! [`mpi`] has what tests start ranks over MPI with, since the same set-up installs it.
+//!
 //! Only tests depend on this crate, so its functions panic where a test has to fail.
 
 #![allow(clippy::panic)]
+
+pub mod mpi;
 
 use mlx_rs::{Array, Dtype};
 use std::{collections::HashMap, env, hash::BuildHasher, path::Path, process::Command};

@@ -6,6 +6,12 @@ use std::{env, ffi::CStr, fmt, str::FromStr};
 
 use super::DistributedError;
 
+/// The variable that tells MLX which library of Open MPI to load, and the name that programs load it by.
+///
+/// On Linux, MLX itself looks for `libmpi.so`, which only those have who compile for it.
+pub const MPI_LIBRARY: (&str, &str) =
+    ("MLX_MPI_LIBNAME", if cfg!(target_os = "macos") { "libmpi.dylib" } else { "libmpi.so.40" });
+
 /// What carries arrays from process to process: MLX's own backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Backend {

@@ -17,7 +17,7 @@ mod placement;
 mod shard;
 mod watch;
 
-pub use backend::Backend;
+pub use backend::{Backend, MPI_LIBRARY};
 pub use error::DistributedError;
 pub use group::Group;
 pub use mesh::Mesh;

@@ -6,7 +6,7 @@
 //! when they are loaded, so [`MlxEnvironment::enter`] replaces the process by itself.
 
 use super::MemoryConfig;
-use crate::{Error, Result, bytes::Bytes, ffi};
+use crate::{Error, Result, bytes::Bytes, distributed::MPI_LIBRARY, ffi};
 use std::{
     env, io,
     path::PathBuf,
@@ -43,10 +43,7 @@ pub struct MlxEnvironment {
 /// transformer with an evaluation in between did, on an H200, and with 4000 it did not.
 const CUDA_GRAPHS: (&str, &str) = ("MLX_CUDA_GRAPH_CACHE_SIZE", "4000");
 
-/// The library of Open MPI that MLX is to load, and what `mpirun` tells its ranks.
-///
-/// MLX looks for `libmpi.so`, which on Linux only those have who compile for it; this is what programs load.
-const MPI_LIBRARY: (&str, &str) = ("MLX_MPI_LIBNAME", "libmpi.so.40");
+/// What `mpirun` tells its ranks.
 const OF_MPIRUN: &str = "OMPI_COMM_WORLD_SIZE";
 
 const MEGABYTES_PER_BUFFER: &str = "MLX_MAX_MB_PER_BUFFER";
@@ -94,14 +91,14 @@ impl MlxEnvironment {
     /// Makes MLX see these variables, by replacing this process by itself where one of them is missing.
     ///
     /// Process id, signals, open files, arguments and exit code stay. A variable that the environment has
-    /// already wins. On CUDA, `MLX_CUDA_GRAPH_CACHE_SIZE` is 4000 in any case, and a rank of `mpirun` on Linux finds
+    /// already wins. On CUDA, `MLX_CUDA_GRAPH_CACHE_SIZE` is 4000 in any case, and a rank of `mpirun` finds
     /// the library of Open MPI by the name that it has without its headers. Where nothing is missing,
     /// and in the process that was replaced, this returns; call it once, before anything else.
     ///
     /// # Errors
     /// When the system cannot start the program anew; this process can go on, with MLX's defaults.
     pub fn enter(&self) -> Result<()> {
-        let of_mpirun = cfg!(target_os = "linux") && env::var_os(OF_MPIRUN).is_some();
+        let of_mpirun = env::var_os(OF_MPIRUN).is_some();
         let here = Here { has_cuda: ffi::has_cuda(), of_mpirun };
         let changes = self.changes(here, |name| env::var(name).ok());
         if changes.is_empty() {
@@ -265,7 +262,8 @@ mod tests {
     #[test]
     fn a_rank_of_mpirun_finds_the_library_of_programs_unless_another_is_named() {
         let (none, rank) = (MlxEnvironment::default(), Here { of_mpirun: true, has_cuda: false });
-        assert_eq!(changes_on(&none, rank, &[]), "MLX_MPI_LIBNAME=libmpi.so.40");
+        let (name, library) = MPI_LIBRARY;
+        assert_eq!(changes_on(&none, rank, &[]), format!("{name}={library}"));
         assert_eq!(changes_on(&none, rank, &[("MLX_MPI_LIBNAME", "/opt/libmpi.so")]), "");
     }
 

@@ -2,7 +2,7 @@
 
 use mlx_train_core::{
     Result,
-    distributed::{Backend, Group},
+    distributed::{Backend, Group, MPI_LIBRARY},
 };
 use std::{
     env,
@@ -11,7 +11,7 @@ use std::{
     io::Read,
     net::TcpListener,
     panic,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -126,21 +126,10 @@ fn ring(world_size: usize, folder: &Path) -> Vec<Command> {
     (0..world_size).map(rank).collect()
 }
 
-/// `mpirun` of this program. What the set-up has installed is beside the Python that it has made.
+/// `mpirun` of this program.
 fn mpirun(world_size: usize) -> Command {
-    let python = env::var_os("MLX_TRAIN_PYTHON").map(PathBuf::from);
-    let mpirun = python.and_then(|python| Some(python.parent()?.join("mpirun")));
-    let mpirun = mpirun
-        .filter(|mpirun| mpirun.exists())
-        .expect("mpirun is beside the Python that MLX_TRAIN_PYTHON names: run `cargo xtask setup`");
-    let mut command = Command::new(mpirun);
-    // More ranks than cores, each of which goes where it likes, also in a container whose one user is root.
-    command.args(["--oversubscribe", "--bind-to", "none", "--tag-output", "-n"]);
-    command.arg(world_size.to_string()).arg(env::current_exe().unwrap());
-    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    // The name of the file that programs load; `libmpi.so` is one that compilers read.
-    let library = if cfg!(target_os = "macos") { "libmpi.dylib" } else { "libmpi.so.40" };
-    command.env("MLX_MPI_LIBNAME", library);
+    let mut command = parity::mpi::mpirun(world_size);
+    command.arg(env::current_exe().unwrap()).env(MPI_LIBRARY.0, MPI_LIBRARY.1);
     command
 }
 

@@ -6,7 +6,7 @@ use super::{
     hostfile::Hostfile,
     ranks::{Process, Source},
 };
-use crate::{Error, Result, file::FileError};
+use crate::{Error, Result, distributed::MPI_LIBRARY, file::FileError};
 use std::{
     env,
     ffi::OsString,
@@ -23,17 +23,6 @@ const SCRIPT: &str = include_str!("mpi_rank.sh");
 
 /// How the script tells that its command has failed.
 const ENDED: &[u8] = b"launch: ended with status ";
-
-/// The variable that names the library of MPI to MLX.
-const LIBRARY: &str = "MLX_MPI_LIBNAME";
-
-/// Its name where nothing says another: that of every Open MPI since 3.0. `libmpi.so`, which MLX takes, is there only
-/// where one compiles for it.
-const LIBRARY_NAMES: &[&str] = if cfg!(target_os = "macos") {
-    &["libmpi.dylib", "libmpi.40.dylib"]
-} else {
-    &["libmpi.so.40"]
-};
 
 /// What `mpirun` is to start, and where.
 #[derive(Debug)]
@@ -69,8 +58,9 @@ impl Mpi<'_> {
             arguments.extend(["--wdir".into(), folder.into()]);
         }
         let is_given = |name: &str| self.variables.iter().any(|variable| variable.0 == name);
-        let library = (!is_given(LIBRARY) && env::var_os(LIBRARY).is_none())
-            .then(|| (LIBRARY.to_owned(), library(&mpirun)));
+        let (name, _) = MPI_LIBRARY;
+        let library = (!is_given(name) && env::var_os(name).is_none())
+            .then(|| (name.to_owned(), library(&mpirun)));
         for (name, value) in self.variables.iter().chain(&library) {
             arguments.extend(["-x".into(), format!("{name}={value}").into()]);
         }
@@ -139,11 +129,10 @@ fn find() -> Result<PathBuf> {
 
 /// The library beside this `mpirun`, or the name by which the system may know it.
 fn library(mpirun: &Path) -> String {
-    let folder = mpirun.parent().and_then(Path::parent).map(|prefix| prefix.join("lib"));
-    let beside = LIBRARY_NAMES.iter().filter_map(|name| Some(folder.as_ref()?.join(name)));
-    let found = beside.into_iter().find(|library| library.is_file());
-    let found = found.map(PathBuf::into_os_string).and_then(|library| library.into_string().ok());
-    found.unwrap_or_else(|| LIBRARY_NAMES[0].to_owned())
+    let (_, name) = MPI_LIBRARY;
+    let beside = mpirun.parent().and_then(Path::parent).map(|prefix| prefix.join("lib").join(name));
+    let found = beside.filter(|library| library.is_file()).map(PathBuf::into_os_string);
+    found.and_then(|library| library.into_string().ok()).unwrap_or_else(|| name.to_owned())
 }
 
 /// A line of a rank, as `mpirun --tag-output` marks it: `[1,0]<stdout>: text`. Others are its own.
@@ -214,8 +203,8 @@ mod tests {
     fn the_library_is_the_one_beside_mpirun_where_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let mpirun = folder.path().join("bin/mpirun");
-        assert_eq!(library(&mpirun), LIBRARY_NAMES[0]);
-        let beside = folder.path().join("lib").join(LIBRARY_NAMES[0]);
+        assert_eq!(library(&mpirun), MPI_LIBRARY.1);
+        let beside = folder.path().join("lib").join(MPI_LIBRARY.1);
         fs::create_dir(folder.path().join("lib")).unwrap();
         fs::write(&beside, "").unwrap();
         assert_eq!(OsStr::new(&library(&mpirun)), beside.as_os_str());

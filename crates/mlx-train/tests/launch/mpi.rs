@@ -1,26 +1,18 @@
 //! Ranks that `mpirun` starts.
 
 use super::{Launched, ROLE, a_rank_command, for_ever, launch, path_with, text, told};
+use mlx_train::distributed::MPI_LIBRARY;
+use parity::mpi;
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    env, fs,
+    fs,
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
     process::{Command, Output},
 };
 
-/// The folder of the `mpirun` that the set-up has installed beside the Python that it has made.
-fn folder() -> PathBuf {
-    let python = env::var_os("MLX_TRAIN_PYTHON").map(PathBuf::from);
-    let folder = python.and_then(|python| Some(python.parent()?.to_owned()));
-    folder
-        .filter(|folder| folder.join("mpirun").exists())
-        .expect("mpirun is beside the Python that MLX_TRAIN_PYTHON names: run `cargo xtask setup`")
-}
-
 fn over_mpi(ranks: &str, args: &[&str]) -> Command {
     let mut command = launch(&[&["-n", ranks, "--backend", "mpi", "--limit", "1"], args].concat());
-    command.env("PATH", path_with(&folder()));
+    command.env("PATH", path_with(&mpi::folder()));
     command
 }
 
@@ -38,11 +30,9 @@ fn ranks_of_mpirun_join_one_group_with_the_launcher_and_without() {
     let expected = [0, 1, 2].map(|rank| format!("[{rank}] rank {rank} of 3 over mpi: 7"));
     assert_eq!(told(&text(&ended.stdout)), expected);
 
-    let mut plain = Command::new(folder().join("mpirun"));
-    plain.args(["-n", "2", "--oversubscribe"]).args(&program).env(ROLE, "rank");
-    plain.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    let library = if cfg!(target_os = "macos") { "libmpi.dylib" } else { "libmpi.so.40" };
-    let ended = plain.env("MLX_MPI_LIBNAME", library).output().unwrap();
+    let mut plain = mpi::mpirun(2);
+    let ended =
+        plain.args(&program).env(ROLE, "rank").env(MPI_LIBRARY.0, MPI_LIBRARY.1).output().unwrap();
     let stdout = text(&ended.stdout);
     assert_eq!(ended.status.code(), Some(0), "{}", text(&ended.stderr));
     for rank in 0..2 {
