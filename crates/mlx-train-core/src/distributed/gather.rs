@@ -79,6 +79,9 @@ pub(crate) fn lend(
     shares: &[Option<Share>],
     is_outside: impl Fn(usize) -> bool,
 ) -> Result<Vec<Array>> {
+    if shares.iter().all(Option::is_none) {
+        return Ok(arrays.to_vec());
+    }
     let places = (0..arrays.len()).filter(|&at| shares[at].is_some());
     let is_together = |&at: &usize| is_outside(at) && arrays[at].nbytes() <= SMALL_BYTES;
     let (together, alone): (Vec<usize>, Vec<usize>) = places.partition(is_together);

@@ -5,25 +5,27 @@ use mlx_rs::{module::Module, nn::RmsNorm, ops::tanh};
 use mlx_train_core::{
     Array, Result,
     batch::{Batch, IGNORED_TARGET},
-    checkpoint,
-    distributed::Mesh,
+    checkpoint::{self, CheckpointPolicy},
+    distributed::{Mesh, Shard},
     loss::{CrossEntropy, cross_entropy},
     model::{BaseModel, Loss},
     nn::{Dropout, Linear, Stack},
-    optim::Optimizer,
+    optim::{AdamW, Clip, Group, Optimizer, ParameterGroups, Sgd},
     rng,
-    train::{StepOptions, TrainStep},
+    train::{CompileMode, StepOptions, TrainStep},
 };
 use std::{collections::BTreeMap, ops::Range};
 
 /// `x + down(tanh(up(norm(x))))`, `(B, C)` in and out.
-#[derive(Debug, Clone, mlx_train_core::ModuleParameters)]
+#[derive(Debug, Clone, mlx_train_core::ModuleParameters, mlx_train_core::Shard)]
 pub struct Block {
     #[param]
     norm: RmsNorm,
     #[param]
+    #[shard(columns)]
     up: Linear,
     #[param]
+    #[shard(rows)]
     down: Linear,
     dropout: Dropout,
 }
@@ -40,11 +42,12 @@ impl Block {
 }
 
 /// A classifier of rows `(B, 4)` into 3, of blocks between two layers; 3 is no multiple of the ranks.
-#[derive(Debug, mlx_train_core::ModuleParameters)]
+#[derive(Debug, mlx_train_core::ModuleParameters, mlx_train_core::Shard)]
 pub struct Deep {
     #[param]
     first: Linear,
     #[param]
+    #[shard]
     blocks: Stack<Block>,
     #[param]
     head: Linear,
@@ -79,6 +82,10 @@ impl BaseModel for Deep {
         let options = CrossEntropy { ignore_index: Some(IGNORED_TARGET), ..Default::default() };
         cross_entropy(&self.forward(x)?, y, &options)
     }
+
+    fn as_shard(&mut self) -> Option<&mut dyn Shard> {
+        Some(self)
+    }
 }
 
 /// Rows of a step: numbers that follow from their place, and every fifth target masked.
@@ -96,10 +103,57 @@ pub fn rows(step: i32, rows: Range<i32>) -> Batch {
 }
 
 /// The rows of a data rank among the first `total`: unequal numbers of them.
-pub fn own_rows(mesh: &Mesh, total: i32) -> Range<i32> {
+fn own_rows(mesh: &Mesh, total: i32) -> Range<i32> {
     let (rank, ranks) = (mesh.data().rank(), mesh.data().world_size());
     let cut = |rank: usize| if rank == ranks { total } else { rank as i32 * (total / 5) };
     cut(rank)..cut(rank + 1)
+}
+
+/// Another seed on each rank: all begin with the weights of rank 0.
+pub fn small(rank: usize) -> Result<Deep> {
+    Deep::new(rank as u64, 16, 3, 0.0)
+}
+
+/// Rows of a step of all ranks.
+const ROWS: i32 = 24;
+
+/// Some steps of all ranks, whose rows `batches` cuts up, and of one process with all of them.
+pub fn both(
+    mesh: &Mesh,
+    optimizer: impl Fn() -> Box<dyn Optimizer>,
+    options: &StepOptions,
+    batches: impl Fn(i32, Range<i32>) -> Vec<Batch>,
+) -> Result<[Trained; 2]> {
+    let (own, rank) = (own_rows(mesh, ROWS), mesh.all().rank());
+    let ranks = train(mesh, small(rank)?, optimizer(), options.clone(), 3, |step| {
+        batches(step, own.clone())
+    })?;
+    let one = train(&Mesh::alone(), small(0)?, optimizer(), options.clone(), 3, |step| {
+        vec![rows(step, 0..ROWS)]
+    })?;
+    Ok([ranks, one])
+}
+
+pub fn adamw() -> Box<dyn Optimizer> {
+    Box::new(AdamW::default())
+}
+
+/// Limits that bite, so that norms of parts alone would show.
+pub fn limited_groups() -> Box<dyn Optimizer> {
+    let blocks = Group::new(["blocks.*"]).unwrap().max_grad_norm(0.05).unwrap();
+    let sgd = Sgd::default().momentum(0.9).unwrap();
+    Box::new(ParameterGroups::new(sgd).group(blocks))
+}
+
+/// Eager steps, whose gradients are limited and whose weights are averaged.
+pub fn options() -> Result<StepOptions> {
+    Ok(StepOptions {
+        clip: Clip::default().global_norm(0.5)?,
+        compile: CompileMode::Off,
+        gradient_checkpointing: CheckpointPolicy::Full,
+        ema_decay: Some(0.9),
+        ..StepOptions::default()
+    })
 }
 
 /// What some steps leave.
@@ -112,7 +166,7 @@ pub struct Trained {
 }
 
 /// Trains for `num_steps` of `batches`, which says what this rank has in a step.
-pub fn train<M: BaseModel>(
+fn train<M: BaseModel>(
     mesh: &Mesh,
     mut model: M,
     optimizer: impl Optimizer,

@@ -7,7 +7,9 @@ mod deadlines;
 mod deep;
 mod fsdp;
 mod gradients;
+mod layouts;
 mod mpi;
+mod overlap;
 mod pipeline;
 mod ranks;
 

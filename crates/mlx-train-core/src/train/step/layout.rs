@@ -16,6 +16,7 @@ use mlx_rs::{Array, Dtype, module::ModuleParameters, ops::stack};
 use std::{
     collections::{HashMap, HashSet},
     rc::Rc,
+    slice::from_ref,
 };
 
 /// Which part of each parameter of a model this rank of a mesh holds.
@@ -149,6 +150,26 @@ impl Layout {
     /// As [`Layout::share`], where no gradient is taken: `None` where this rank has all that its part of the model uses.
     pub(super) fn share_of_part(&self, name: &str) -> Result<Option<Share>> {
         Ok(self.share(name, Dtype::Float32)?.filter(|share| share.axis.is_some()))
+    }
+
+    /// Leaves whole parameters in a model, but for what layers divide, one after the other.
+    pub(super) fn gather<M>(&self, model: &mut M) -> Result<()>
+    where
+        M: ModuleParameters + ?Sized,
+    {
+        let group = self.mesh.data();
+        let names = self.names(model);
+        let mut parameters = model.parameters_mut().flatten();
+        for name in names {
+            let Some(axis) = self.held(&name)?.data else { continue };
+            let Some(parameter) = parameters.get_mut(&name) else { continue };
+            let wholes = bucket::gathered(group, from_ref(parameter), &[axis])?;
+            group.eval("the parts of a parameter", &wholes)?;
+            for whole in wholes {
+                **parameter = whole;
+            }
+        }
+        Ok(())
     }
 
     /// The whole of which `part` is what this rank holds of a parameter.

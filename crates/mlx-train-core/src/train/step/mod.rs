@@ -461,6 +461,15 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         self.program.layout.whole(parameter, part)
     }
 
+    /// Leaves the parameters whole in the model, at the end of a run in which ranks that share a batch held parts of
+    /// them; layers that ranks divide stay divided. All ranks have to call it.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn gather_parameters(self) -> Result<()> {
+        self.program.layout.gather(&mut **self.program.borrow()?)
+    }
+
     /// Goes on from a snapshot that was taken after `step` steps, or changes nothing.
     ///
     /// # Errors
