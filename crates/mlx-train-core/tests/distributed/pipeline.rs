@@ -14,7 +14,8 @@ use mlx_train_core::{
     batch::{Batch, IGNORED_TARGET},
     checkpoint::CheckpointPolicy,
     distributed::{
-        Backend, BlockCosts, Group, Mesh, Parallelism, PipelineError, PipelineOptions, ScheduleKind,
+        Backend, BlockCosts, Group, Mesh, Parallelism, PipelineError, PipelineOptions, Placement,
+        ScheduleKind,
     },
     estimate::Rows,
     loss::{CrossEntropy, cross_entropy, mse},
@@ -133,8 +134,8 @@ fn options() -> Result<StepOptions> {
     })
 }
 
-/// The numbers of each array by name.
-type Named = BTreeMap<String, Vec<f32>>;
+/// The numbers of each array that is held, by name, and which part of it that is.
+type Named = BTreeMap<String, (Placement, Vec<f32>)>;
 
 /// What two steps leave: what each reports, and every array of the state that is here.
 fn train(
@@ -153,9 +154,11 @@ fn train(
             reported.extend(numbers(array)?);
         }
     }
-    let arrays = step.snapshot()?;
+    let (arrays, placements) = (step.snapshot()?, step.placements()?);
     let arrays = arrays.weights.into_iter().chain(arrays.training);
-    let named = arrays.map(|(name, array)| Ok((name, numbers(&array)?)));
+    let placements = placements.weights.into_iter().chain(placements.training);
+    let named = arrays.zip(placements);
+    let named = named.map(|((name, array), placement)| Ok((name, (placement, numbers(&array)?))));
     Ok((reported, named.collect::<Result<_>>()?))
 }
 
@@ -165,6 +168,15 @@ fn assert_close(what: &str, ours: &[f32], one: &[f32], tolerance: f32) {
         let off = (ours - one).abs() / one.abs().max(1e-2);
         assert!(off < tolerance, "{what}: {ours} in place of {one}");
     }
+}
+
+/// Asserts that what is held are parts of the whole, for the names that count.
+fn assert_parts(held: &Named, whole: &Named, counts: impl Fn(&str) -> bool) -> Result<()> {
+    for (name, (placement, values)) in held.iter().filter(|(name, _)| counts(name)) {
+        let expected = Array::from_slice(&whole[name].1, placement.shape());
+        assert_close(name, values, &numbers(&placement.slice(&expected)?)?, 1e-4);
+    }
+    Ok(())
 }
 
 fn pipeline(group: &Group) -> Result<Mesh> {
@@ -215,9 +227,7 @@ impl Case {
         }
         assert_close("reports", &reported, &expected, 1e-4);
         assert_close("losses", &reported[..1], &expected[..1], 1e-5);
-        for (name, values) in &held {
-            assert_close(name, values, &whole[name], 1e-4);
-        }
+        assert_parts(&held, &whole, |_| true)?;
         // Each array is somewhere.
         for name in whole.keys() {
             let here = Array::from_int(i32::from(held.contains_key(name)));
@@ -280,20 +290,26 @@ fn stages_train_as_one_process_tied_with_dropout_checkpoints_and_any_cut() {
 fn pipelines_that_share_a_batch_train_as_one_process() {
     let test = "pipeline::pipelines_that_share_a_batch_train_as_one_process";
     run_over(Backend::Mpi, test, 4, |group| {
-        let mesh = Mesh::new(group, "dp=2,pp=2".parse()?)?;
-        let all = |step| batches(step, 6);
-        // Every second micro-batch.
-        let own = |step| all(step).into_iter().skip(mesh.data().rank()).step_by(2).collect();
-        for is_tied in [false, true] {
-            let model = || Model::new(0, 4, is_tied, 0.0);
-            let (expected, whole) = train(&Mesh::alone(), &mut model()?, options()?, all)?;
-            let (reported, held) = train(&mesh, &mut model()?, options()?, own)?;
-            assert_close("reports", &reported, &expected, 1e-4);
-            for (name, values) in &held {
+        for layout in ["dp=2,pp=2", "fsdp=2,pp=2"] {
+            let mesh = Mesh::new(group, layout.parse()?)?;
+            let all = |step| batches(step, 6);
+            // Every second micro-batch.
+            let own = |step| all(step).into_iter().skip(mesh.data().rank()).step_by(2).collect();
+            for (is_tied, policy) in
+                [(false, CheckpointPolicy::None), (true, CheckpointPolicy::Full)]
+            {
+                let model = || Model::new(0, 4, is_tied, 0.0);
+                let options = StepOptions { gradient_checkpointing: policy, ..options()? };
+                let (expected, whole) = train(&Mesh::alone(), &mut model()?, options.clone(), all)?;
+                let (reported, held) = train(&mesh, &mut model()?, options, own)?;
+                assert_close(layout, &reported, &expected, 1e-4);
                 // Statistics are means of those of the pipelines, and a key moves on with each micro-batch.
-                if !name.ends_with("mean") && name != "rng.key" {
-                    assert_close(name, values, &whole[name], 1e-4);
-                }
+                let counts = |name: &str| !name.ends_with("mean") && name != "rng.key";
+                assert_parts(&held, &whole, counts)?;
+                let is_whole = held.iter().any(|(name, (placement, _))| {
+                    name.ends_with("up.weight") && placement.is_whole()
+                });
+                assert_eq!(is_whole, !mesh.parallelism().is_sharded);
             }
         }
         group.barrier()

@@ -95,14 +95,8 @@ impl<M: BaseModel + ?Sized> Program<'_, M> {
             let (Differentiated { mean, taken }, others) = self.with_others(others, |others| {
                 gather::scope(|| self.differentiate(compute, others, &batch, draws, reduced))
             })?;
-            let mut is_known = true;
-            if reduced == Reduced::Now {
-                for (in_block, is_taken) in self.in_blocks.iter().zip(taken) {
-                    is_known &= in_block.replace(is_taken) == is_taken;
-                }
-            }
             // The first time that one is seen outside of all blocks, its gradient travels alone.
-            if is_known {
+            if reduced == Reduced::Later || self.note_taken(taken) {
                 return Ok(Gradients { mean, others });
             }
         }
@@ -140,6 +134,15 @@ impl<M: BaseModel + ?Sized> Program<'_, M> {
                 return Ok((value, kept));
             }
         }
+    }
+
+    /// Notes which trained parameters the blocks of stacks have taken; whether that was known.
+    pub(super) fn note_taken(&self, taken: Vec<bool>) -> bool {
+        let mut is_known = true;
+        for (in_block, is_taken) in self.in_blocks.iter().zip(taken) {
+            is_known &= in_block.replace(is_taken) == is_taken;
+        }
+        is_known
     }
 
     /// How each trained parameter comes to the model and its gradient to the other ranks; `None` where it is whole

@@ -2,7 +2,7 @@
 
 use super::{
     StepOptions, TrainState,
-    stage::{Stage, nothing_like},
+    stage::{Stage, nothing},
 };
 use crate::{
     Error, Result,
@@ -60,13 +60,6 @@ impl Layout {
     where
         M: BaseModel + ?Sized,
     {
-        let parallelism = mesh.parallelism();
-        if parallelism.is_sharded && parallelism.data > 1 && parallelism.pipeline > 1 {
-            return Err(Error::message(format!(
-                "`{parallelism}`: the stages of a pipeline hold whole parameters; write `dp` in the place of `fsdp`, \
-                 or leave out `pp`"
-            )));
-        }
         let splits = model::splits(model, mesh.tensor().world_size())?;
         let trainable: HashSet<_> = parameters::trainable_names(model).into_iter().collect();
         let names = parameters::names(model);
@@ -118,7 +111,12 @@ impl Layout {
             let part = self.held(&name)?.placement.slice(&whole)?.contiguous()?;
             drop(whole);
             all.eval("the parameters of rank 0", [&part])?;
-            **parameter = if self.holds(&name) { part } else { nothing_like(&part)? };
+            **parameter = if self.holds(&name) {
+                part
+            } else {
+                let shape = self.held(&name)?.shape_in_layers(&self.mesh);
+                nothing(&shape, part.dtype())?
+            };
         }
         Ok(())
     }

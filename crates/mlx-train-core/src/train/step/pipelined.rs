@@ -10,7 +10,8 @@ use crate::{
     checkpoint::with_policy_and_constants,
     distributed::{
         Operation, Schedule,
-        bucket::SUMMED_BYTES,
+        bucket::{SUMMED_BYTES, sums},
+        gather,
         pipeline::{self, Action, Ended, Link, Message, Neighbour},
     },
     ffi,
@@ -175,14 +176,12 @@ impl<M: BaseModel + ?Sized> Pass<'_, '_, M> {
         let (program, batch, draws) = (self.program, &self.batches[index], &self.draws[index]);
         let (Forward { output, gradients, loss }, others) =
             program.with_others(&self.others, |others| {
-                program.differentiate_stage(
-                    self.stage,
-                    &self.compute,
-                    others,
-                    (batch, draws),
-                    input.as_ref(),
-                    &cotangent,
-                )
+                let (compute, input) = (&self.compute, input.as_ref());
+                gather::scope(|| {
+                    let batch = (batch, draws);
+                    program
+                        .differentiate_stage(self.stage, compute, others, batch, input, &cotangent)
+                })
             })?;
         drop(input);
         let losses = loss.iter().flat_map(|Loss { value, weight }| [value, weight]);
@@ -247,15 +246,20 @@ impl<M: BaseModel + ?Sized> Pass<'_, '_, M> {
             total = total.add(loss.value.multiply(&loss.weight)?)?;
             weight = weight.add(&loss.weight)?;
         }
-        let group = &self.stage.group;
-        let sums =
-            group.all_sum(&concatenate(&[total.reshape(&[1])?, weight.reshape(&[1])?], 0)?)?;
-        group.eval("the loss of the last stage", [&sums])?;
-        let weight = sums.try_index(1)?;
+        let (program, group) = (self.program, &self.stage.group);
+        let mut losses = concatenate(&[total.reshape(&[1])?, weight.reshape(&[1])?], 0)?;
+        losses = group.all_sum(&losses)?;
+        group.eval("the loss of the last stage", [&losses])?;
+        let mut gradients = program.sum_of_stages(self.stage, self.sums.unwrap_or_default())?;
+        if program.layout.is_sharded() {
+            losses = program.layout.mesh.data().all_sum(&losses)?;
+            program.layout.mesh.data().eval("the losses of all ranks", [&losses])?;
+            program.sum_copies(&mut gradients)?;
+        }
+        let weight = losses.try_index(1)?;
         // Where no target counts, nothing is added.
         let positive = maximum(&weight, Array::from_f32(f32::MIN_POSITIVE))?;
-        let value = sums.try_index(0)?.divide(&positive)?;
-        let gradients = self.program.sum_of_stages(self.stage, self.sums.unwrap_or_default())?;
+        let value = losses.try_index(0)?.divide(&positive)?;
         let gradients = gradients.iter().map(|sum| Ok(sum.divide(&positive)?));
         let mean =
             Mean { loss: Loss { value, weight }, gradients: gradients.collect::<Result<_>>()? };
@@ -281,10 +285,16 @@ impl<M: BaseModel + ?Sized> Program<'_, M> {
         let names: Vec<Rc<str>> = self.names.iter().chain(elsewhere).cloned().collect();
         let mut model = self.borrow()?;
         let mut model = Lent::new(&mut **model, &names)?;
-        let mut loss = None;
+        // Copies are added up once, after all micro-batches.
+        let dtype = self.options.communication.dtype();
+        let share = |name| Ok(self.layout.share(name, dtype)?.filter(|it| it.axis.is_some()));
+        let trained = &self.names[..self.num_trained];
+        let shares = trained.iter().map(|name| share(name)).collect::<Result<Vec<_>>>()?;
+        let (mut loss, mut taken) = (None, Vec::new());
         let run = |arrays: &[Array]| -> Result<Vec<Array>> {
             let (compute, input) = arrays.split_at(compute.len());
-            model.set(compute.iter().chain(others))?;
+            let is_outside = |at: usize| !self.in_blocks[at].get();
+            model.set(gather::lend(compute, &shares, is_outside)?.iter().chain(others))?;
             model.training_mode(true);
             let policy = &self.options.gradient_checkpointing;
             let ended = rng::scope(draws, || {
@@ -293,6 +303,7 @@ impl<M: BaseModel + ?Sized> Program<'_, M> {
                     with_policy_and_constants(policy, others, || model.batch_loss(batch))
                 })
             })?;
+            taken = gather::taken();
             Ok(vec![match ended {
                 Ended::Output(output) => output,
                 Ended::Whole(Loss { value, weight }) => {
@@ -307,11 +318,29 @@ impl<M: BaseModel + ?Sized> Program<'_, M> {
         let inputs: Vec<Array> = compute.iter().chain(input).cloned().collect();
         let (outputs, gradients) = ffi::vjp(run, &inputs, from_ref(cotangent))?;
         ffi::mark("gradient", &gradients);
+        // From the next micro-batch on, small ones that no block has taken travel together.
+        self.note_taken(taken);
         let mut after = model.parameters()?;
         after.truncate(self.names.len());
         let after = after.split_off(compute.len());
         let output = outputs.into_iter().next().ok_or_else(out_of_order)?;
         Ok((Forward { output, gradients, loss }, after))
+    }
+
+    /// Adds up the gradients of parameters that ranks which hold parts of others have copies of.
+    fn sum_copies(&self, gradients: &mut [Array]) -> Result<()> {
+        let mut copies = Vec::new();
+        for (at, name) in self.names[..self.num_trained].iter().enumerate() {
+            copies.extend(self.layout.held(name)?.data.is_none().then_some(at));
+        }
+        let own: Vec<Array> = copies.iter().map(|&at| gradients[at].clone()).collect();
+        let data = self.layout.mesh.data();
+        let sums = sums(data, &own, self.options.communication.dtype())?;
+        data.eval("the gradients of parameters that are not divided", &sums)?;
+        for (at, sum) in copies.into_iter().zip(sums) {
+            gradients[at] = sum;
+        }
+        Ok(())
     }
 
     /// Adds to the gradients of parameters that several stages hold what the other stages have of them.

@@ -164,10 +164,9 @@ impl Stage {
     }
 }
 
-/// Something of the shape and dtype of a parameter that is not held: a number that stands for all of them, which takes
-/// no memory.
-pub(super) fn nothing_like(parameter: &Array) -> Result<Array> {
-    let nothing = broadcast_to(zeros_dtype(&[], parameter.dtype())?, parameter.shape())?;
+/// What stands in the place of a parameter that is not held: one number for all of them, which takes no memory.
+pub(super) fn nothing(shape: &[i32], dtype: Dtype) -> Result<Array> {
+    let nothing = broadcast_to(zeros_dtype(&[], dtype)?, shape)?;
     ffi::eval([&nothing])?;
     Ok(nothing)
 }
