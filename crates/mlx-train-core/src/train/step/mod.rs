@@ -326,7 +326,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
             let outputs = self.accumulate.call(&inputs, &batch)?;
             // The next mean takes the memory of this one.
             drop(inputs);
-            ffi::eval(&outputs)?;
+            program.layout.mesh.all().eval("a micro-batch of all ranks", &outputs)?;
             let mut outputs = Reader::new(outputs);
             others = outputs.take(num_others)?;
             mean = outputs.take(program.num_trained + 2)?;
