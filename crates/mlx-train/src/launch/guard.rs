@@ -6,11 +6,13 @@
 use super::environment::{MeetingFile, Seat};
 use crate::{Error, Result, run::quoted};
 use std::{
-    ffi::OsString,
-    io::Write,
+    ffi::{OsStr, OsString},
+    io::{self, Write},
     path::Path,
     process::{ChildStdin, Command},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, sleep},
+    time::Duration,
 };
 
 /// The script: `bash -c SCRIPT NAME LIMIT SILENCE COMMAND`.
@@ -39,42 +41,48 @@ pub(super) struct Signals {
 /// The standard input of a script.
 #[derive(Debug)]
 pub(super) struct Orders {
-    stdin: ChildStdin,
+    stdin: Arc<Mutex<ChildStdin>>,
     signals: Signals,
-    /// The last sign of life.
-    last: Instant,
 }
 
 impl Orders {
-    pub(super) fn new(stdin: ChildStdin, signals: Signals) -> Self {
-        Self { stdin, signals, last: Instant::now() }
+    /// Gives orders there, and says every second that the launcher is there, until this is dropped: also while the
+    /// launcher waits for somebody to read what ranks write.
+    ///
+    /// # Errors
+    /// When the system has no thread to spare.
+    pub(super) fn new(stdin: ChildStdin, signals: Signals) -> io::Result<Self> {
+        let stdin = Arc::new(Mutex::new(stdin));
+        let there = Arc::downgrade(&stdin);
+        let beat = move || {
+            while let Some(stdin) = there.upgrade() {
+                say(&stdin, "");
+                drop(stdin);
+                sleep(BEAT);
+            }
+        };
+        thread::Builder::new().name("signs of life".into()).spawn(beat)?;
+        Ok(Self { stdin, signals })
     }
 
-    pub(super) fn ask(&mut self) {
-        self.say(self.signals.ask);
+    pub(super) fn ask(&self) {
+        say(&self.stdin, self.signals.ask);
     }
 
-    pub(super) fn kill(&mut self) {
-        self.say(self.signals.kill);
+    pub(super) fn kill(&self) {
+        say(&self.stdin, self.signals.kill);
     }
 
     /// What no command survives.
-    pub(super) fn kill_at_once(&mut self) {
-        self.say("KILL");
+    pub(super) fn kill_at_once(&self) {
+        say(&self.stdin, "KILL");
     }
+}
 
-    /// Says that the launcher is there, where it has not just done so.
-    pub(super) fn beat(&mut self) {
-        if self.last.elapsed() >= BEAT {
-            self.say("");
-        }
-    }
-
-    fn say(&mut self, order: &str) {
-        self.last = Instant::now();
-        // A script that has ended needs no order.
-        _ = writeln!(self.stdin, "{order}").and_then(|()| self.stdin.flush());
-    }
+fn say(stdin: &Mutex<ChildStdin>, order: &str) {
+    let mut stdin = stdin.lock().unwrap_or_else(PoisonError::into_inner);
+    // A script that has ended needs no order.
+    _ = stdin.write_all(format!("{order}\n").as_bytes());
 }
 
 /// Runs a program on this machine under the script.
@@ -156,10 +164,10 @@ impl Remote<'_> {
 }
 
 fn seconds(limit: Duration) -> [String; 2] {
-    [limit.as_secs().to_string(), (limit + SILENCE).as_secs().to_string()]
+    [limit.as_secs().to_string(), limit.saturating_add(SILENCE).as_secs().to_string()]
 }
 
-fn text(word: &std::ffi::OsStr) -> Result<&str> {
+fn text(word: &OsStr) -> Result<&str> {
     word.to_str().filter(|word| !word.contains('\0')).ok_or_else(|| {
         Error::message(format!(
             "`{}` is no UTF-8, and cannot be passed on to another machine; rename it",

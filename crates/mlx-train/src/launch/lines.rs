@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    sync::mpsc::Sender,
+    sync::mpsc::SyncSender,
     thread,
 };
 
@@ -23,7 +23,7 @@ pub(super) fn read(
     process: usize,
     is_error: bool,
     source: impl Read + Send + 'static,
-    lines: Sender<Line>,
+    lines: SyncSender<Line>,
 ) -> std::io::Result<()> {
     let mut source = BufReader::new(source);
     let read = move || {

@@ -31,6 +31,9 @@ const NO_CONNECTION: i32 = 255;
 /// What a shell exits with when it finds no such program.
 const NO_PROGRAM: i32 = 127;
 
+/// How many lines wait to be passed on; a rank that writes more waits, too.
+const LINES: usize = 1000;
+
 /// How many letters of the last line of a rank are told again.
 const LAST_WORDS: usize = 300;
 
@@ -98,7 +101,7 @@ enum Order {
 impl Ranks {
     /// Starts all of them, or none.
     pub(super) fn start(processes: Vec<Process>) -> Result<Self> {
-        let (sender, lines) = mpsc::channel();
+        let (sender, lines) = mpsc::sync_channel(LINES);
         let (running, last_errors) = (Vec::new(), BTreeMap::new());
         let mut this = Self { processes: running, lines, last_errors, failure: None };
         for Process { source, mut command, signals } in processes {
@@ -115,16 +118,19 @@ impl Ranks {
             let mut child = command.spawn().map_err(failed)?;
             let (stdin, stdout, stderr) =
                 (child.stdin.take(), child.stdout.take(), child.stderr.take());
-            let orders = signals.zip(stdin).map(|(signals, stdin)| Orders::new(stdin, signals));
             let process = this.processes.len();
             this.processes.push(Running {
                 source: source.clone(),
                 child,
-                orders,
+                orders: None,
                 status: None,
                 stopped_at: None,
                 killed_at: None,
             });
+            if let Some((signals, stdin)) = signals.zip(stdin) {
+                let orders = Orders::new(stdin, signals).map_err(failed)?;
+                this.processes[process].orders = Some(orders);
+            }
             if let Some(stdout) = stdout {
                 lines::read(process, false, stdout, sender.clone()).map_err(failed)?;
             }
@@ -156,7 +162,9 @@ impl Ranks {
                 // Nobody has anything to write with.
                 Err(RecvTimeoutError::Disconnected) => true,
             };
-            while let Ok(line) = self.lines.try_recv() {
+            // Whatever they write, somebody looks after them.
+            for _ in 0..LINES {
+                let Ok(line) = self.lines.try_recv() else { break };
                 self.pass_on(&line, out, err);
             }
             self.look(limit);
@@ -267,7 +275,7 @@ impl Running {
     fn order(&mut self, order: Order) {
         // Told once: a guard reads its orders one after the other.
         let is_told = order == Order::Kill && self.killed_at.is_some();
-        match &mut self.orders {
+        match &self.orders {
             None => self.signal(if order == Order::End { Signal::TERM } else { Signal::KILL }),
             Some(_) if is_told => {}
             Some(orders) if order == Order::End => orders.ask(),
@@ -278,13 +286,12 @@ impl Running {
         }
     }
 
-    /// Keeps a guard from believing that nobody is there; and takes stronger means where one does not hear.
+    /// Takes stronger means where a guard does not hear.
     fn tend(&mut self) {
         if self.status.is_some() {
             return;
         }
-        let Some(orders) = &mut self.orders else { return };
-        orders.beat();
+        let Some(orders) = &self.orders else { return };
         let waited = self.killed_at.map(|at| at.elapsed()).unwrap_or_default();
         if waited > PATIENCE {
             orders.kill_at_once();

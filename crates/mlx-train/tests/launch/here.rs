@@ -101,7 +101,10 @@ fn ranks_on_this_machine_join_one_group_and_one_rank_is_alone() {
     ] {
         let program = program.iter().map(String::as_str);
         let args: Vec<&str> = words(args).into_iter().chain(program).collect();
-        let ended = launch(&args).env(ROLE, "rank").output().unwrap();
+        // What another launch around it has set is none of its ranks'.
+        let mut launched = launch(&args);
+        launched.env("MLX_JACCL_COORDINATOR", "x:1").env("MLX_IBV_DEVICES", "/no/such");
+        let ended = launched.env(ROLE, "rank").output().unwrap();
         assert_eq!(ended.status.code(), Some(0), "{}", text(&ended.stderr));
         assert_eq!(told(&text(&ended.stdout)), expected);
     }
@@ -156,6 +159,19 @@ fn ranks_do_not_train_the_same_run_over_each_other() {
 }
 
 #[test]
+fn a_rank_that_never_stops_writing_is_looked_after() {
+    let script = "if [ $MLX_RANK = 1 ]; then sleep 0.5; exit 3; fi; exec yes";
+    let mut launched =
+        launch(&["-n", "2", "--limit", "1", "--", "sh", "-c", script]).spawn().unwrap();
+    let mut stdout = launched.stdout.take().unwrap();
+    // Somebody reads it all, and keeps nothing.
+    let reader = std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+    let ended = launched.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(3), "{}", text(&ended.stderr));
+    assert!(reader.join().unwrap().unwrap() > 0);
+}
+
+#[test]
 fn what_cannot_be_launched_is_refused_with_the_fix() {
     for (args, code, said) in [
         (&["-n", "0", "--", "true"][..], 2, "ask for 1 to"),
@@ -165,6 +181,11 @@ fn what_cannot_be_launched_is_refused_with_the_fix() {
         (&["-n", "2", "--env", "1=2", "--", "true"], 2, "write NAME=VALUE"),
         (&["-n", "2", "--cwd", "/no/such/folder", "--", "true"], 2, "no folder here"),
         (&["-n", "2", "--backend", "tcp", "--", "true"], 2, "ring, mpi, nccl and jaccl"),
+        (
+            &["-n", "2", "--limit", "18446744073709551615", "--", "/no/such/program"],
+            2,
+            "check its name",
+        ),
         (&["-n", "2", "--port", "65535", "--", "true"], 2, "65535"),
         (&["-n", "2"], 2, "COMMAND"),
     ] {

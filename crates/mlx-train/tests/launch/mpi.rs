@@ -25,7 +25,9 @@ fn ranks_of_mpirun_join_one_group_with_the_launcher_and_without() {
     let program = a_rank_command();
     let program: Vec<&str> = program.iter().map(String::as_str).collect();
     let args = [&["--env", "MLX_TRAIN_TEST_ROLE=rank", "--"], &program[..]].concat();
-    let ended = over_mpi("3", &args).output().unwrap();
+    // What another launch around it has set is none of its ranks'.
+    let mut launched = over_mpi("3", &args);
+    let ended = launched.env("MLX_RANK", "7").env("MLX_HOSTFILE", "/no/such").output().unwrap();
     assert_eq!(ended.status.code(), Some(0), "{}", text(&ended.stderr));
     let expected = [0, 1, 2].map(|rank| format!("[{rank}] rank {rank} of 3 over mpi: 7"));
     assert_eq!(told(&text(&ended.stdout)), expected);
