@@ -116,7 +116,7 @@ impl BaseModel for Box<dyn BaseModel> {
 }
 
 /// Divides the layers of `model` among the ranks of `group`: from here on they compute with a rank's part of their
-/// parameters, which whoever calls this cuts out of them by the splits that come back. A second time changes nothing.
+/// parameters, which whoever calls this cuts out of them by the splits that come back.
 ///
 /// For a process alone it is nothing, and every model can be.
 ///

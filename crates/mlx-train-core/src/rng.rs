@@ -142,7 +142,7 @@ pub(crate) fn forked<T>(
 }
 
 /// A key `(2,)` that follows from another and a number, and is independent of what is drawn from either.
-fn fork_of(key: &Array, number: u32) -> Result<Array> {
+pub(crate) fn fork_of(key: &Array, number: u32) -> Result<Array> {
     // Fractional digits of the golden ratio: any number that tells these keys from those that are drawn from.
     const FORK: u32 = 0x9E37_79B9;
     Ok(split(&key.add(Array::from_slice(&[FORK, number], &[2]))?)?.0)

@@ -46,8 +46,10 @@ pub(crate) fn expand(item: TokenStream) -> syn::Result<TokenStream> {
     let each = fields.iter().map(|Sharded { member, ty, key, way }| {
         // Named with the type, so that the message about a type that cannot be split so points at it.
         let function = match way.as_ref().map(|way| way.path(&distributed)) {
-            None => quote_spanned!(ty.span()=> <#ty as #distributed::Shard>::shard),
-            Some(way) => quote_spanned!(ty.span()=> <#ty as #distributed::SplitBy<#way>>::split),
+            None => quote_spanned!(ty.span()=> <#ty as #distributed::ShardField>::shard_field),
+            Some(way) => {
+                quote_spanned!(ty.span()=> <#ty as #distributed::SplitField<#way>>::split_field)
+            }
         };
         quote!(sharding.field(#key, |sharding| #function(&mut self.#member, sharding));)
     });

@@ -127,14 +127,10 @@ pub enum DistributedError {
         /// How many ranks there are.
         num_ranks: usize,
     },
-    /// A model whose layers are split in another way already.
-    #[error(
-        "the model is split over {before} ranks already, and cannot be over {num_ranks}; build it anew"
-    )]
+    /// A model whose layers are split already, and of whose parameters there may be but parts.
+    #[error("the model is split over {num_ranks} ranks already; build it anew to split it again")]
     SplitBefore {
         /// Over how many ranks it is split.
-        before: usize,
-        /// Over how many it was to be split.
         num_ranks: usize,
     },
     /// A split of something that is no parameter.

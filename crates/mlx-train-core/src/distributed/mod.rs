@@ -28,4 +28,6 @@ pub use pipeline::{
 pub use placement::{Placement, Split};
 pub(crate) use shard::Turn;
 pub use shard::{Shard, Sharding, SplitBy, Splits, way};
+#[doc(hidden)]
+pub use shard::{ShardField, SplitField};
 pub use watch::{DEADLINE_EXIT_STATUS, Deadline, LAUNCHER};

@@ -71,21 +71,15 @@ impl Scores {
         let own: Vec<&Array> = [&self.log_z, &self.picked].into_iter().chain(&self.mean).collect();
         let own = stack(&own, 0)?; // (k, ...)
         let all = group.gather_from_parallel(&own.expand_dims(0)?)?; // (ranks, k, ...)
-        let mut all = all.split_equal(own.dim(0), 1)?.into_iter();
-        let mut next = || {
-            let next = all.next().map(|it| it.squeeze_axes(&[1])).transpose()?;
-            next.ok_or_else(|| crate::Error::message("MLX lost a part of a gathered array"))
+        let all = all.split_equal(own.dim(0), 1)?.into_iter();
+        let all = all.map(|part| Ok(part.squeeze_axes(&[1])?)).collect::<Result<Vec<_>>>()?;
+        let [log_z, picked, mean @ ..] = all.as_slice() else {
+            return Err(crate::Error::message("MLX lost a part of a gathered array"));
         };
-        Ok(Self {
-            log_z: next()?.logsumexp_axis(0, None)?,
-            // It is 0 on all ranks but one.
-            picked: next()?.sum_axis(0, None)?,
-            // The mean over equal parts of their means.
-            mean: self
-                .mean
-                .as_ref()
-                .map(|_| Ok::<_, crate::Error>(next()?.mean_axis(0, None)?))
-                .transpose()?,
-        })
+        // Parts are equal, so the mean of their means is that of all.
+        let mean = mean.first().map(|mean| mean.mean_axis(0, None)).transpose()?;
+        let log_z = log_z.logsumexp_axis(0, None)?;
+        // It is 0 on all ranks but one.
+        Ok(Self { log_z, picked: picked.sum_axis(0, None)?, mean })
     }
 }

@@ -1,7 +1,14 @@
 //! Dropout on explicit keys.
 
 use super::{NnError, activation::scalar_like};
-use crate::{Array, Result, rng};
+use crate::{
+    Array, Result,
+    distributed::{
+        Sharding, SplitBy, Turn,
+        way::{Alternating, Divide},
+    },
+    rng,
+};
 use mlx_rs::{Dtype, ops::select, random::bernoulli};
 
 /// Sets elements to zero with a probability `p` while the model trains, and scales the others up.
@@ -9,6 +16,8 @@ use mlx_rs::{Dtype, ops::select, random::bernoulli};
 /// `x * mask / (1 - p)`, so that the expectation stays; shape and dtype stay too. The mask is drawn
 /// from the key of the surrounding [`rng::scope`]; outside of one, that is in evaluation, and for
 /// `p = 0` the layer is the identity and draws nothing.
+/// Ranks that divide the layers of a model draw the same masks, as they have the same features; where they have parts
+/// of them, `#[shard(divide)]` makes the masks differ.
 /// Source: Srivastava et al., JMLR 15 (2014), section 10 for the scale in training.
 ///
 /// ```
@@ -22,6 +31,8 @@ use mlx_rs::{Dtype, ops::select, random::bernoulli};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
     p: f32,
+    /// Which rank this is, where each has a part of the features.
+    rank: Option<u32>,
 }
 
 impl Dropout {
@@ -33,7 +44,7 @@ impl Dropout {
         if !(0.0..1.0).contains(&p) {
             return Err(NnError::DropoutProbability(p).into());
         }
-        Ok(Self { p })
+        Ok(Self { p, rank: None })
     }
 
     /// The probability with which an element is dropped.
@@ -51,6 +62,10 @@ impl Dropout {
             return Ok(x.clone());
         }
         let Some(key) = rng::next_key()? else { return Ok(x.clone()) };
+        let key = match self.rank {
+            None => key,
+            Some(rank) => rng::fork_of(&key, rank)?,
+        };
         let keep = 1.0 - self.p;
         let mask = bernoulli(&Array::from_f32(keep), x.shape(), &key)?;
         // bf16 would round the scale itself, by up to 0.4 %, for all elements alike.
@@ -62,5 +77,19 @@ impl Dropout {
             _ => x.multiply(scalar_like(keep.recip(), x)?)?,
         };
         Ok(select(mask, scaled, scalar_like(0.0, x)?)?)
+    }
+}
+
+impl SplitBy<Divide> for Dropout {
+    fn split(&mut self, sharding: &mut Sharding<'_>) {
+        self.rank = sharding.rank();
+    }
+}
+
+impl SplitBy<Alternating> for Dropout {
+    fn split(&mut self, sharding: &mut Sharding<'_>) {
+        if sharding.last_turn() == Turn::Columns {
+            SplitBy::<Divide>::split(self, sharding);
+        }
     }
 }

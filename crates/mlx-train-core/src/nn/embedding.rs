@@ -85,8 +85,7 @@ impl Embedding {
 
 impl SplitBy<Vocabulary> for Embedding {
     fn split(&mut self, sharding: &mut Sharding<'_>) {
-        let num_ranks = self.group.as_ref().map_or(1, Group::world_size);
-        sharding.split("weight", 0, self.num_embeddings().saturating_mul(num_ranks as i32));
+        sharding.split("weight", 0, self.num_embeddings());
         sharding.keep(&mut self.group);
     }
 }

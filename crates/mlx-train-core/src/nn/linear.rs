@@ -2,7 +2,7 @@
 
 use super::{
     Head,
-    split::{LinearSplit, Splitting, Way},
+    split::{LinearSplit, SplitLinear, Splitting, Way},
 };
 use crate::{
     Array, Result,
@@ -69,6 +69,17 @@ impl Linear {
         Ok(Head::new(&self.weight, self.bias.value.as_ref(), group))
     }
 
+    /// The outputs of layers that have one input, `x` `(..., in)`: the queries, keys and values of an attention.
+    ///
+    /// It is [`Linear::forward`](Module::forward) of each. Where all are split by columns, ranks add up once what comes
+    /// back to `x`, and not for each layer.
+    ///
+    /// # Errors
+    /// When `x` is of another width, or MLX fails.
+    pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Array) -> Result<[Array; N]> {
+        Self::outputs_of_all(layers, x)
+    }
+
     fn splitting(&mut self) -> Splitting<'_> {
         let Self { weight, bias, split } = self;
         Splitting { split, weight, has_bias: bias.is_some() }
@@ -81,14 +92,24 @@ impl Module<&Array> for Linear {
 
     /// Maps `x` `(..., in)` to `(..., out)`, in the wider of the input's and the weights' dtypes.
     fn forward(&mut self, x: &Array) -> Result<Array, Exception> {
-        let bias = self.bias.value.as_ref();
-        Ok(match &self.split {
-            None => affine(x, &self.weight, bias)?,
-            Some(split) => split.forward(x, bias, |x, bias| affine(x, &self.weight, bias))?,
-        })
+        Ok(self.outputs(x)?)
     }
 
     fn training_mode(&mut self, _: bool) {}
+}
+
+impl SplitLinear for Linear {
+    fn split(&self) -> Option<&LinearSplit> {
+        self.split.as_ref()
+    }
+
+    fn bias(&self) -> Option<&Array> {
+        self.bias.value.as_ref()
+    }
+
+    fn affine(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
+        affine(x, &self.weight, bias)
+    }
 }
 
 /// `x Wᵀ + b`.

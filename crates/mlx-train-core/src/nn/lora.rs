@@ -5,7 +5,7 @@
 use super::{
     Linear, init,
     linear::affine,
-    split::{LinearSplit, Splitting, Way},
+    split::{LinearSplit, SplitLinear, Splitting, Way},
 };
 use crate::{
     Array, Error, Result,
@@ -96,22 +96,18 @@ impl LoraLinear {
     /// # Errors
     /// When `x` is of another width, or MLX fails.
     pub fn forward(&self, x: &Array) -> Result<Array> {
-        let bias = self.bias.value.as_ref();
-        match &self.split {
-            None => self.adapted(x, bias),
-            Some(split) => split.forward(x, bias, |x, bias| self.adapted(x, bias)),
-        }
+        self.outputs(x)
     }
 
-    /// The layer with its adapter.
-    fn adapted(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
-        let y = affine(x, &self.weight, bias)?;
-        let (Some(a), Some(b)) = (&*self.lora_a, &*self.lora_b) else { return Ok(y) };
-        let [a, b] = match &self.split {
-            None => [a.clone(), b.clone()],
-            Some(split) => split.adapter(a, b)?,
-        };
-        Ok(addmm(y, matmul(x, a.transpose()?)?, b.transpose()?, self.scale, 1.0)?)
+    /// The outputs of layers that have one input, `x` `(..., in)`: the queries, keys and values of an attention.
+    ///
+    /// It is [`LoraLinear::forward`] of each. Where all are split by columns, ranks add up once what comes back to `x`,
+    /// and not for each layer.
+    ///
+    /// # Errors
+    /// As [`LoraLinear::forward`].
+    pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Array) -> Result<[Array; N]> {
+        Self::outputs_of_all(layers, x)
     }
 
     /// Freezes the layer and puts a fresh adapter beside it, in the place of an earlier one.
@@ -151,6 +147,26 @@ impl LoraLinear {
     }
 }
 
+impl SplitLinear for LoraLinear {
+    fn split(&self) -> Option<&LinearSplit> {
+        self.split.as_ref()
+    }
+
+    fn bias(&self) -> Option<&Array> {
+        self.bias.value.as_ref()
+    }
+
+    fn affine(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
+        let y = affine(x, &self.weight, bias)?;
+        let (Some(a), Some(b)) = (&*self.lora_a, &*self.lora_b) else { return Ok(y) };
+        let [a, b] = match &self.split {
+            None => [a.clone(), b.clone()],
+            Some(split) => split.adapter(a, b)?,
+        };
+        Ok(addmm(y, matmul(x, a.transpose()?)?, b.transpose()?, self.scale, 1.0)?)
+    }
+}
+
 impl LoraLinear {
     fn splitting(&mut self) -> Splitting<'_> {
         let Self { weight, bias, split, .. } = self;
@@ -162,7 +178,7 @@ impl LoraLinear {
 impl SplitBy<Columns> for LoraLinear {
     fn split(&mut self, sharding: &mut Sharding<'_>) {
         if self.lora_b.is_some() {
-            sharding.split("lora_b", 0, self.splitting().whole()[0]);
+            sharding.split("lora_b", 0, self.splitting().shape()[0]);
         }
         self.splitting().by(Way::Columns, sharding);
     }
@@ -172,7 +188,7 @@ impl SplitBy<Columns> for LoraLinear {
 impl SplitBy<Rows> for LoraLinear {
     fn split(&mut self, sharding: &mut Sharding<'_>) {
         if self.lora_a.is_some() {
-            sharding.split("lora_a", 1, self.splitting().whole()[1]);
+            sharding.split("lora_a", 1, self.splitting().shape()[1]);
         }
         self.splitting().by(Way::Rows, sharding);
     }

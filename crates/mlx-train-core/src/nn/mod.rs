@@ -19,6 +19,7 @@ pub mod init;
 mod kv_cache;
 mod linear;
 pub(crate) mod lora;
+mod norm;
 mod split;
 mod stack;
 

@@ -34,7 +34,7 @@ pub(super) struct Splitting<'a> {
 impl Splitting<'_> {
     /// Splits the layer. By rows, its bias stays whole.
     pub(super) fn by(self, way: Way, sharding: &mut Sharding<'_>) {
-        let [num_outputs, num_inputs] = self.whole();
+        let [num_outputs, num_inputs] = self.shape();
         if way == Way::Rows {
             sharding.split("weight", 1, num_inputs);
         } else {
@@ -50,43 +50,43 @@ impl Splitting<'_> {
 
     /// Splits the layer in turn with those before it.
     pub(super) fn in_turn(self, sharding: &mut Sharding<'_>) {
-        let way = match sharding.take_turn(self.whole()) {
-            Turn::Columns => Some(Way::Columns),
-            Turn::Rows => Some(Way::Rows),
-            Turn::Whole => self.split.as_ref().map(|split| split.way),
-        };
-        if let Some(way) = way {
-            self.by(way, sharding);
+        match sharding.take_turn(self.shape()) {
+            Turn::Columns => self.by(Way::Columns, sharding),
+            Turn::Rows => self.by(Way::Rows, sharding),
+            Turn::Whole => {}
         }
     }
 
-    /// The shape `[out, in]` of the whole weight that this one is, or is a part of.
-    pub(super) fn whole(&self) -> [i32; 2] {
-        let length = |axis: usize| self.weight.shape().get(axis).copied().unwrap_or(0);
-        let mut whole = [length(0), length(1)];
-        if let Some(LinearSplit { way, group }) = self.split.as_ref() {
-            whole[usize::from(*way == Way::Rows)] *= group.world_size() as i32;
-        }
-        whole
+    /// The shape `[out, in]` of the weight.
+    pub(super) fn shape(&self) -> [i32; 2] {
+        [0, 1].map(|axis: usize| self.weight.shape().get(axis).copied().unwrap_or(0))
     }
 }
 
-impl LinearSplit {
-    /// Runs `affine(x, bias)` of this rank's part of the parameters.
-    pub(super) fn forward(
-        &self,
-        x: &Array,
-        bias: Option<&Array>,
-        affine: impl FnOnce(&Array, Option<&Array>) -> Result<Array>,
-    ) -> Result<Array> {
-        let Self { way, group } = self;
+/// A linear layer that may be split.
+pub(super) trait SplitLinear {
+    fn split(&self) -> Option<&LinearSplit>;
+
+    fn bias(&self) -> Option<&Array>;
+
+    /// What the parameters that are here make of `x`, with this bias.
+    fn affine(&self, x: &Array, bias: Option<&Array>) -> Result<Array>;
+
+    /// The outputs of the layer for `x` `(..., in)`.
+    fn outputs(&self, x: &Array) -> Result<Array> {
+        let Some(LinearSplit { way, group }) = self.split() else {
+            return self.affine(x, self.bias());
+        };
         match way {
-            Way::Columns => affine(&group.copy_to_parallel(x)?, bias),
-            Way::Vocabulary => gather_last_axis(group, &affine(&group.copy_to_parallel(x)?, bias)?),
+            Way::Columns => self.affine(&group.copy_to_parallel(x)?, self.bias()),
+            Way::Vocabulary => {
+                let part = self.affine(&group.copy_to_parallel(x)?, self.bias())?;
+                gather_last_axis(group, &part)
+            }
             Way::Rows => {
-                let sum = group.reduce_from_parallel(&affine(x, None)?)?;
+                let sum = group.reduce_from_parallel(&self.affine(x, None)?)?;
                 // Once, not by every rank.
-                Ok(match bias {
+                Ok(match self.bias() {
                     Some(bias) => sum.add(bias)?,
                     None => sum,
                 })
@@ -94,6 +94,27 @@ impl LinearSplit {
         }
     }
 
+    /// Those of several layers for one `x`, which is copied once where all are split by columns.
+    fn outputs_of_all<const N: usize>(layers: [&Self; N], x: &Array) -> Result<[Array; N]> {
+        let groups = layers.iter().map(|layer| match layer.split() {
+            Some(LinearSplit { way: Way::Columns, group }) => Some(group),
+            _ => None,
+        });
+        let outputs = match groups.collect::<Option<Vec<_>>>().as_deref() {
+            Some([group, ..]) => {
+                let x = group.copy_to_parallel(x)?;
+                layers
+                    .iter()
+                    .map(|layer| layer.affine(&x, layer.bias()))
+                    .collect::<Result<Vec<_>>>()
+            }
+            _ => layers.iter().map(|layer| layer.outputs(x)).collect(),
+        };
+        outputs?.try_into().map_err(|_| crate::Error::message("a layer has one output"))
+    }
+}
+
+impl LinearSplit {
     /// The factors A `(rank, in)` and B `(out, rank)` of an adapter beside the layer: one is split as the layer is,
     /// and what ranks make of the other, which all have, differs.
     pub(super) fn adapter(&self, a: &Array, b: &Array) -> Result<[Array; 2]> {

@@ -12,6 +12,9 @@ mod mpi;
 mod overlap;
 mod pipeline;
 mod ranks;
+mod split_model;
+mod tensor;
+mod vocabulary;
 
 use mlx_rs::Dtype;
 use mlx_train_core::{Array, Result};

@@ -9,22 +9,26 @@ use mlx_rs::{
 };
 use mlx_train_core::{
     Result,
+    distributed::{Sharding, SplitBy, way::Alternating},
     nn::{Dropout, Linear, init::kaiming_normal},
 };
-use mlx_train_derive::ModuleParameters;
+use mlx_train_derive::{ModuleParameters, Shard};
 
 /// Added to the variance or mean square of a norm, as in Python MLX.
 const EPSILON: f32 = 1e-5;
 
 /// Linear, norm, activation, dropout: `(B, in)` to `(B, W)`, in the wider of the input's and
 /// weights' dtypes.
-#[derive(Debug, Clone, ModuleParameters)]
+#[derive(Debug, Clone, ModuleParameters, Shard)]
 pub struct HiddenLayer {
     #[param]
+    #[shard(alternating)]
     linear: Linear,
     #[param]
+    #[shard(alternating)]
     norm: Option<NormLayer>,
     activation: Activation,
+    #[shard(alternating)]
     dropout: Dropout,
 }
 
@@ -92,5 +96,11 @@ impl NormLayer {
             Some(bias) => layer_norm(x, &*self.weight, bias, EPSILON)?,
             None => rms_norm(x, Some(&self.weight), EPSILON)?,
         })
+    }
+}
+
+impl SplitBy<Alternating> for NormLayer {
+    fn split(&mut self, sharding: &mut Sharding<'_>) {
+        sharding.needs_whole();
     }
 }

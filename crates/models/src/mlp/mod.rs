@@ -23,7 +23,7 @@ pub use layer::{HiddenLayer, NormLayer};
 
 use mlx_rs::{Array, module::Module, ops::zeros};
 use mlx_train_core::{
-    Error, Result, assert_shape,
+    Error, Result, Shard, assert_shape,
     batch::Batch,
     config::ModelConfig,
     loss::{CrossEntropy, cross_entropy, mse},
@@ -37,11 +37,13 @@ use mlx_train_derive::{ModuleParameters, register_model};
 /// The outputs are logits for classification and plain numbers for regression. Dropout is active
 /// only while the model trains.
 #[register_model("mlp", tags = ["classification", "regression"])]
-#[derive(Debug, Clone, ModuleParameters)]
+#[derive(Debug, Clone, ModuleParameters, Shard)]
 pub struct Mlp {
     #[param]
+    #[shard]
     layers: Stack<HiddenLayer>,
     #[param]
+    #[shard(alternating)]
     output: Linear,
     config: MlpConfig,
 }
@@ -116,6 +118,10 @@ impl BaseModel for Mlp {
     fn loss_and_outputs(&mut self, batch: &Batch) -> Result<(Loss, Array)> {
         let output = self.forward(&batch.x)?;
         Ok((self.loss_of(&output, &batch.y)?, output))
+    }
+
+    fn as_shard(&mut self) -> Option<&mut dyn Shard> {
+        Some(self)
     }
 }
 

@@ -18,19 +18,29 @@ use mlx_train_core::{
     Result, assert_shape,
     nn::{LayerCache, LoraLinear},
 };
-use mlx_train_derive::ModuleParameters;
+use mlx_train_derive::{ModuleParameters, Shard};
 
 /// Causal self-attention: `(B, T, C)` in and out, in the wider of the input's and weights' dtypes.
-#[derive(Debug, Clone, ModuleParameters)]
+///
+/// Its heads can be divided among ranks.
+#[derive(Debug, Clone, ModuleParameters, Shard)]
 pub struct Attention {
     #[param]
+    #[shard(columns)]
     q_proj: LoraLinear,
     #[param]
+    #[shard(columns)]
     k_proj: LoraLinear,
     #[param]
+    #[shard(columns)]
     v_proj: LoraLinear,
     #[param]
+    #[shard(rows)]
     o_proj: LoraLinear,
+    #[shard(divide)]
+    num_heads: i32,
+    #[shard(divide)]
+    num_kv_heads: i32,
     hidden_size: i32,
     head_dim: i32,
     rope_theta: f32,
@@ -42,13 +52,15 @@ impl Attention {
     /// # Errors
     /// When the config's heads do not fit together, or MLX fails.
     pub fn new(config: &TransformerConfig) -> Result<Self> {
-        let head_dim = config.head_dim()?;
-        let (hidden_size, kv_size) = (config.hidden_size, config.num_kv_heads()? * head_dim);
+        let (head_dim, num_kv_heads) = (config.head_dim()?, config.num_kv_heads()?);
+        let (hidden_size, kv_size) = (config.hidden_size, num_kv_heads * head_dim);
         Ok(Self {
             q_proj: init::linear(hidden_size, hidden_size)?.into(),
             k_proj: init::linear(hidden_size, kv_size)?.into(),
             v_proj: init::linear(hidden_size, kv_size)?.into(),
             o_proj: init::residual_linear(hidden_size, hidden_size, config.num_layers)?.into(),
+            num_heads: config.num_heads,
+            num_kv_heads,
             hidden_size,
             head_dim,
             rope_theta: config.rope_theta,
@@ -67,13 +79,15 @@ impl Attention {
         mask: Option<&Array>,
     ) -> Result<Array> {
         assert_shape!(x, [batch, tokens, self.hidden_size]);
-        // The layout that the kernels read; B, T and D are known, so -1 is the number of heads.
-        let heads = |x: Array| -> Result<Array> {
-            Ok(x.reshape(&[batch, tokens, -1, self.head_dim])?.transpose_axes(&[0, 2, 1, 3])?)
+        // The layout that the kernels read.
+        let heads = |x: &Array, num_heads| -> Result<Array> {
+            let x = x.reshape(&[batch, tokens, num_heads, self.head_dim])?;
+            Ok(x.transpose_axes(&[0, 2, 1, 3])?)
         };
-        let q = heads(self.q_proj.forward(x)?)?; // (B, H, T, D)
-        let k = heads(self.k_proj.forward(x)?)?; // (B, K, T, D)
-        let v = heads(self.v_proj.forward(x)?)?;
+        let [q, k, v] = LoraLinear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let q = heads(&q, self.num_heads)?; // (B, H, T, D)
+        let k = heads(&k, self.num_kv_heads)?; // (B, K, T, D)
+        let v = heads(&v, self.num_kv_heads)?;
         let offset = cache.as_ref().map_or(0, LayerCache::offset);
         let rotate = |x| rope(x, self.head_dim, false, self.rope_theta, 1.0, offset, None);
         let (q, k) = (rotate(q)?, rotate(k)?);
@@ -85,8 +99,9 @@ impl Attention {
         let scale = (self.head_dim as f32).sqrt().recip();
         let mask = mask.map_or(Causal, ScaledDotProductAttentionMask::Array);
         let mixed = scaled_dot_product_attention(q, k, v, scale, mask, None)?;
-        let mixed = mixed.transpose_axes(&[0, 2, 1, 3])?.reshape(x.shape())?; // (B, T, C)
-        self.o_proj.forward(&mixed)
+        let width = self.num_heads * self.head_dim;
+        let mixed = mixed.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, tokens, width])?;
+        self.o_proj.forward(&mixed) // (B, T, C)
     }
 
     /// The projections by name.

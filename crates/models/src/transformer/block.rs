@@ -10,7 +10,7 @@ use mlx_train_core::{
     checkpoint::part,
     nn::{Dropout, LayerCache, LoraLinear, RmsNorm},
 };
-use mlx_train_derive::ModuleParameters;
+use mlx_train_derive::{ModuleParameters, Shard};
 use std::{iter::once, slice::from_ref};
 
 /// Pre-norm block: `(B, T, C)` in and out, in the wider of the input's and weights' dtypes.
@@ -26,12 +26,14 @@ use std::{iter::once, slice::from_ref};
 /// assert_eq!(Block::new(&config)?.forward(&x, None, None)?.shape(), [1, 4, 8]);
 /// # Ok::<(), mlx_train_core::Error>(())
 /// ```
-#[derive(Debug, Clone, ModuleParameters)]
+#[derive(Debug, Clone, ModuleParameters, Shard)]
 pub struct Block {
     // Field names are checkpoint keys, Hugging Face Llama's: renaming one breaks every saved file.
     #[param]
+    #[shard]
     self_attn: Attention,
     #[param]
+    #[shard]
     mlp: FeedForward,
     #[param]
     input_layernorm: RmsNorm,

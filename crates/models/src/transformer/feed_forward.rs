@@ -9,17 +9,22 @@ use mlx_train_core::{
     Result,
     nn::{LoraLinear, silu},
 };
-use mlx_train_derive::ModuleParameters;
+use mlx_train_derive::{ModuleParameters, Shard};
 
 /// SwiGLU: `(B, T, C)` in and out through width F, in the wider of the input's and weights' dtypes.
-#[derive(Debug, Clone, ModuleParameters)]
+///
+/// F can be divided among ranks.
+#[derive(Debug, Clone, ModuleParameters, Shard)]
 #[allow(clippy::struct_field_names)] // they are checkpoint keys
 pub struct FeedForward {
     #[param]
+    #[shard(columns)]
     gate_proj: LoraLinear,
     #[param]
+    #[shard(columns)]
     up_proj: LoraLinear,
     #[param]
+    #[shard(rows)]
     down_proj: LoraLinear,
 }
 
@@ -43,8 +48,8 @@ impl FeedForward {
     /// # Errors
     /// When `x` has another size than the weights, or MLX fails.
     pub fn forward(&mut self, x: &Array) -> Result<Array> {
-        let gate = silu(&self.gate_proj.forward(x)?)?; // (B, T, F)
-        self.down_proj.forward(&gate.multiply(self.up_proj.forward(x)?)?)
+        let [gate, up] = LoraLinear::forward_all([&self.gate_proj, &self.up_proj], x)?; // (B, T, F)
+        self.down_proj.forward(&silu(&gate)?.multiply(up)?)
     }
 
     /// The projections by name.

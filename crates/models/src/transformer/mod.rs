@@ -39,13 +39,13 @@ use mlx_rs::{
     module::{Module, ModuleParameters as _},
 };
 use mlx_train_core::{
-    Error, Result, assert_shape,
+    Error, Result, Shard, assert_shape,
     batch::{Batch, IGNORED_TARGET},
     config::ModelConfig,
     generate::LanguageModel,
-    loss::{CrossEntropy, cross_entropy, linear_cross_entropy},
+    loss::CrossEntropy,
     model::{BaseModel, FromConfig, Loss},
-    nn::{Dropout, Embedding, KvCache, Linear, LoraConfig, RmsNorm, Stack},
+    nn::{Dropout, Embedding, Head, KvCache, Linear, LoraConfig, RmsNorm, Stack},
     profile::layer,
 };
 use mlx_train_derive::{ModuleParameters, register_model};
@@ -59,22 +59,26 @@ use std::slice::from_ref;
 /// GPU: data loading and generation do that. One that is not in it is read as the nearest that is,
 /// and as a target makes the loss NaN.
 #[register_model("transformer", aliases = ["llama"], tags = ["decoder", "language"])]
-#[derive(Debug, Clone, ModuleParameters)]
+#[derive(Debug, Clone, ModuleParameters, Shard)]
 pub struct Transformer {
     #[param]
+    #[shard]
     model: Decoder,
     /// Absent when the embedding is also the projection.
     #[param]
+    #[shard(vocabulary)]
     lm_head: Option<Linear>,
     config: TransformerConfig,
 }
 
 /// All but the projection to the vocabulary; Hugging Face's `model`.
-#[derive(Debug, Clone, ModuleParameters)]
+#[derive(Debug, Clone, ModuleParameters, Shard)]
 struct Decoder {
     #[param]
+    #[shard(vocabulary)]
     embed_tokens: Embedding,
     #[param]
+    #[shard]
     layers: Stack<Block>,
     #[param]
     norm: RmsNorm,
@@ -138,15 +142,23 @@ impl Transformer {
         Ok(self.model.norm.forward(&x)?)
     }
 
+    /// What `f` makes of the projection to the vocabulary and states `(..., C)`, as a layer of that name.
+    fn with_head(
+        &mut self,
+        name: &str,
+        hidden: &Array,
+        mut f: impl FnMut(Head<'_>, &Array) -> Result<Array>,
+    ) -> Result<Array> {
+        let (hidden, embedding) = (from_ref(hidden), &mut self.model.embed_tokens);
+        match &mut self.lm_head {
+            Some(lm_head) => layer(name, lm_head, hidden, |it, x| f(it.head()?, &x[0])),
+            None => layer(name, embedding, hidden, |it, x| f(it.head(), &x[0])),
+        }
+    }
+
     /// The logits `(..., V)` of states `(..., C)`.
     fn logits_of(&mut self, hidden: &Array) -> Result<Array> {
-        let hidden = from_ref(hidden);
-        match &mut self.lm_head {
-            Some(lm_head) => layer("lm_head", lm_head, hidden, |it, x| Ok(it.forward(&x[0])?)),
-            None => {
-                layer("lm_head", &mut self.model.embed_tokens, hidden, |it, x| it.as_linear(&x[0]))
-            }
-        }
+        self.with_head("lm_head", hidden, |head, x| head.logits(x))
     }
 
     /// The states of a batch, whose targets fit its tokens. In packed rows, tokens see those of their own
@@ -163,21 +175,14 @@ impl Transformer {
     }
 
     /// The loss of states `(B, T, C)`, whose logits never exist as a whole.
-    fn fused_loss(&mut self, hidden: Array, targets: &Array) -> Result<Loss> {
-        let (options, hidden) = (self.cross_entropy(), [hidden]);
-        let mut weight = Array::from_f32(0.0);
-        let mut loss = |head: &Array, hidden: &[Array]| {
-            let loss = linear_cross_entropy(&hidden[0], head, targets, &options, None)?;
+    fn fused_loss(&mut self, hidden: &Array, targets: &Array) -> Result<Loss> {
+        let (options, mut weight) = (self.cross_entropy(), Array::from_f32(0.0));
+        let value = self.with_head("lm_head + loss", hidden, |head, x| {
+            let loss = head.linear_cross_entropy(x, targets, &options, None)?;
             weight = loss.weight;
             Ok(loss.value)
-        };
-        let value = if let Some(head) = &mut self.lm_head {
-            layer("lm_head + loss", head, &hidden, |head, x| loss(&head.weight, x))
-        } else {
-            let embedding = &mut self.model.embed_tokens;
-            layer("lm_head + loss", embedding, &hidden, |embedding, x| loss(&embedding.weight, x))
-        };
-        Ok(Loss::new(value?, weight))
+        })?;
+        Ok(Loss::new(value, weight))
     }
 
     /// How the loss treats targets and logits.
@@ -246,17 +251,29 @@ impl BaseModel for Transformer {
             return Ok(self.loss_and_outputs(batch)?.0);
         }
         let hidden = self.hidden_of(batch)?;
-        self.fused_loss(hidden, &batch.y)
+        self.fused_loss(&hidden, &batch.y)
     }
 
     /// As [`BaseModel::batch_loss`], with whole logits `(B, T, V)`, whatever `fused_loss` says.
     fn loss_and_outputs(&mut self, batch: &Batch) -> Result<(Loss, Array)> {
         let hidden = self.hidden_of(batch)?;
-        let logits = self.logits_of(&hidden)?;
-        Ok((cross_entropy(&logits, &batch.y, &self.cross_entropy())?, logits))
+        let (options, mut loss) = (self.cross_entropy(), None);
+        let logits = self.with_head("lm_head", &hidden, |head, x| {
+            let (of_part, logits) = head.cross_entropy(x, &batch.y, &options)?;
+            loss = Some(of_part);
+            Ok(logits)
+        })?;
+        Ok((
+            loss.ok_or_else(|| Error::message("the projection to the vocabulary did not run"))?,
+            logits,
+        ))
     }
 
     fn as_language_model(&mut self) -> Option<&mut dyn LanguageModel> {
+        Some(self)
+    }
+
+    fn as_shard(&mut self) -> Option<&mut dyn Shard> {
         Some(self)
     }
 }

@@ -31,30 +31,57 @@ pub use splits::Splits;
 /// are the same on all ranks. The model returns itself from [`BaseModel::as_shard`](crate::model::BaseModel::as_shard).
 ///
 /// A layer of one's own implements it by [`Sharding::split`] and [`Sharding::keep`].
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` does not say how it is split",
-    label = "not `Shard`",
-    note = "put `#[derive(Shard)]` on its type, or name the way: `#[shard(columns)]`, `#[shard(rows)]`, `#[shard(vocabulary)]`, `#[shard(divide)]`"
-)]
 pub trait Shard {
     /// Tells `sharding` what is split.
     fn shard(&mut self, sharding: &mut Sharding<'_>);
 }
 
 /// A field that can be split in a [way], which an attribute names.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be split by `{Way}`",
-    label = "no layer that can be split so",
-    note = "`columns` and `rows` are for `Linear` and `LoraLinear`, `vocabulary` for `Embedding` and `Linear`, `alternating` for `Linear`, norms and `Dropout`, `divide` for integers and `Dropout`",
-    note = "write `#[shard]` for a type with a `#[derive(Shard)]` of its own"
-)]
 pub trait SplitBy<Way> {
     /// Tells `sharding` what is split.
     fn split(&mut self, sharding: &mut Sharding<'_>);
 }
 
+/// A field type that `#[shard]` may mark; not part of the public API.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say how it is split",
+    label = "not `Shard`",
+    note = "put `#[derive(Shard)]` on its type, or name the way: `#[shard(columns)]`, `#[shard(rows)]`, `#[shard(vocabulary)]`, `#[shard(alternating)]` or `#[shard(divide)]`"
+)]
+pub trait ShardField {
+    fn shard_field(&mut self, sharding: &mut Sharding<'_>);
+}
+
+// Without this, rustc would list the models and layers of the engine, and none of the notes above.
+#[diagnostic::do_not_recommend]
+impl<T: Shard> ShardField for T {
+    fn shard_field(&mut self, sharding: &mut Sharding<'_>) {
+        self.shard(sharding);
+    }
+}
+
+/// A field type that the attribute of a way may mark; not part of the public API.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be split by `{Way}`",
+    label = "cannot be split so",
+    note = "`columns` and `rows` are for `Linear` and `LoraLinear`, `vocabulary` for `Embedding` and `Linear`, `alternating` for `Linear`, norms and `Dropout`, `divide` for integers and `Dropout`",
+    note = "write `#[shard]` for a type with a `#[derive(Shard)]` of its own"
+)]
+pub trait SplitField<Way> {
+    fn split_field(&mut self, sharding: &mut Sharding<'_>);
+}
+
+#[diagnostic::do_not_recommend]
+impl<Way, T: SplitBy<Way>> SplitField<Way> for T {
+    fn split_field(&mut self, sharding: &mut Sharding<'_>) {
+        self.split(sharding);
+    }
+}
+
 /// Items of `items`, each named by its position.
-pub(crate) fn each<'a, T: 'a>(
+fn each<'a, T: 'a>(
     items: impl IntoIterator<Item = &'a mut T>,
     sharding: &mut Sharding<'_>,
     mut shard: impl FnMut(&mut T, &mut Sharding<'_>),

@@ -5,7 +5,7 @@ use crate::{
     Result,
     distributed::{DistributedError, Group},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// One pass through a model that is split: what [`Shard::shard`] is handed.
 ///
@@ -21,12 +21,11 @@ pub struct Sharding<'a> {
     axes: BTreeMap<String, usize>,
     problems: Vec<Problem>,
     /// Among how many ranks layers are split already.
-    split_before: BTreeSet<usize>,
+    split_before: Option<usize>,
     /// The layers that are split by columns and by rows in turn, in order.
     chain: Vec<Link>,
     /// What becomes of each of them; nothing before all are known.
     turns: Vec<Turn>,
-    num_turns: usize,
 }
 
 /// A number that the ranks do not divide.
@@ -62,28 +61,21 @@ impl Sharding<'_> {
     ///
     /// # Errors
     /// [`DistributedError::Indivisible`] with everything that does not divide; [`DistributedError::SplitBefore`] when
-    /// the model is split among another number of ranks.
+    /// the model is split already.
     pub(crate) fn of(
         model: &mut dyn Shard,
         num_ranks: usize,
         group: Option<&Group>,
     ) -> Result<Splits> {
         let Sharding { chain, split_before, .. } = Sharding::pass(model, num_ranks, None, &[]);
-        let turns = if split_before.is_empty() {
-            turns(&chain, num_ranks)
-        } else {
-            vec![Turn::Whole; chain.len()]
-        };
-        let Sharding { axes, problems, .. } = Sharding::pass(model, num_ranks, None, &turns);
-        if let Some(&before) = split_before.iter().find(|&&before| before != num_ranks) {
-            return Err(DistributedError::SplitBefore { before, num_ranks }.into());
+        if let Some(num_ranks) = split_before {
+            return Err(DistributedError::SplitBefore { num_ranks }.into());
         }
-        // What is split already has the sizes of parts, and was checked before.
-        if split_before.is_empty() {
-            check(&problems, num_ranks)?;
-            if let Some(group) = group {
-                Sharding::pass(model, num_ranks, Some(group), &turns);
-            }
+        let turns = turns(&chain, num_ranks);
+        let Sharding { axes, problems, .. } = Sharding::pass(model, num_ranks, None, &turns);
+        refuse(&problems, num_ranks)?;
+        if let Some(group) = group {
+            Sharding::pass(model, num_ranks, Some(group), &turns);
         }
         Ok(Splits { num_ranks, axes })
     }
@@ -100,10 +92,9 @@ impl Sharding<'_> {
             path: Vec::new(),
             axes: BTreeMap::new(),
             problems: Vec::new(),
-            split_before: BTreeSet::new(),
+            split_before: None,
             chain: Vec::new(),
             turns: turns.to_vec(),
-            num_turns: 0,
         };
         model.shard(&mut sharding);
         sharding
@@ -121,28 +112,33 @@ impl Sharding<'_> {
         self.path.pop();
     }
 
-    /// Splits the parameter of this name, in the field at hand, by an axis, which is `length` long as a whole.
+    /// Splits the parameter of this name, in the field at hand, by an axis, which is `length` long: what a layer of
+    /// one's own says of each parameter of which ranks hold parts.
     pub fn split(&mut self, parameter: &str, axis: usize, length: i32) {
-        let name = self.name_of(parameter);
-        self.check_length(&format!("axis {axis} of `{}`", pattern(&name)), length);
+        let path = self.path.iter().map(String::as_str);
+        let name = path.chain([parameter]).collect::<Vec<_>>().join(".");
+        let length = usize::try_from(length).unwrap_or(0);
+        self.check(&format!("axis {axis} of `{}`", pattern(&name)), length);
         self.axes.insert(name, axis);
     }
 
-    /// Lets the layer at hand keep the group that it computes with, once everything divides.
+    /// Lets the layer at hand keep the group that it computes with from here on, once everything divides.
     pub fn keep(&mut self, kept: &mut Option<Group>) {
-        match (self.group, &kept) {
-            (Some(group), _) => *kept = Some(group.clone()),
-            (None, Some(group)) => {
-                self.split_before.insert(group.world_size());
-            }
-            (None, None) => {}
+        match self.group {
+            Some(group) => *kept = Some(group.clone()),
+            None => self.split_before = kept.as_ref().map(Group::world_size).or(self.split_before),
         }
+    }
+
+    /// Which rank this is, once everything divides.
+    pub(crate) fn rank(&self) -> Option<u32> {
+        self.group.map(|group| group.rank() as u32)
     }
 
     /// A rank's share of `whole`, the number at hand, once everything divides.
     pub(super) fn divide(&mut self, whole: usize) -> Option<usize> {
         let place = format!("`{}`", pattern(&self.path.join(".")));
-        self.check_number(&place, whole);
+        self.check(&place, whole);
         self.group.map(|_| whole / self.num_ranks)
     }
 
@@ -150,13 +146,12 @@ impl Sharding<'_> {
     /// are known.
     pub(crate) fn take_turn(&mut self, [num_outputs, num_inputs]: [i32; 2]) -> Turn {
         self.chain.push(Link { num_inputs, num_outputs, ends_whole: false });
-        self.num_turns += 1;
         self.last_turn()
     }
 
     /// How the last linear layer was split that takes turns.
     pub(crate) fn last_turn(&self) -> Turn {
-        let last = self.num_turns.checked_sub(1).and_then(|last| self.turns.get(last));
+        let last = self.chain.len().checked_sub(1).and_then(|last| self.turns.get(last));
         last.copied().unwrap_or(Turn::Whole)
     }
 
@@ -167,21 +162,13 @@ impl Sharding<'_> {
         }
     }
 
-    fn name_of(&self, parameter: &str) -> String {
-        let names: Vec<&str> = self.path.iter().map(String::as_str).chain([parameter]).collect();
-        names.join(".")
-    }
-
-    fn check_length(&mut self, place: &str, length: i32) {
-        self.check_number(place, usize::try_from(length).unwrap_or(0));
-    }
-
-    fn check_number(&mut self, place: &str, value: usize) {
+    /// Notes a number that the ranks do not divide.
+    fn check(&mut self, place: &str, value: usize) {
         if value.is_multiple_of(self.num_ranks) && value > 0 {
             return;
         }
-        let known = self.problems.iter_mut();
-        match known.into_iter().find(|known| known.place == place && known.value == value) {
+        let mut known = self.problems.iter_mut();
+        match known.find(|known| known.place == place && known.value == value) {
             Some(known) => known.count += 1,
             None => self.problems.push(Problem { place: place.to_owned(), value, count: 1 }),
         }
@@ -211,7 +198,8 @@ fn pattern(name: &str) -> String {
     parts.collect::<Vec<_>>().join(".")
 }
 
-fn check(problems: &[Problem], num_ranks: usize) -> Result<(), DistributedError> {
+/// All problems at once, if there are some.
+fn refuse(problems: &[Problem], num_ranks: usize) -> Result<(), DistributedError> {
     if problems.is_empty() {
         return Ok(());
     }

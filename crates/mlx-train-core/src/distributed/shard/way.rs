@@ -14,7 +14,10 @@ pub struct Rows;
 #[derive(Debug, Clone, Copy)]
 pub struct Vocabulary;
 
-/// By columns and by rows in turn, where the widths between the two divide.
+/// By columns and by rows in turn: of the layers that are marked so, each takes what the one before it has made.
+///
+/// Two of them share their work where the ranks divide the width between them, and nothing between them needs all of
+/// it, as norms do. A layer without such a partner stays whole.
 #[derive(Debug, Clone, Copy)]
 pub struct Alternating;
 

@@ -1,0 +1,12 @@
+use mlx_train::{ModuleParameters, Shard, nn::Linear};
+
+#[derive(ModuleParameters, Shard)]
+struct Model {
+    #[param]
+    #[shard(columns)]
+    layer: Linear,
+    #[shard(divide)]
+    scale: f32,
+}
+
+fn main() {}

@@ -1,0 +1,10 @@
+use mlx_train::{ModuleParameters, Shard, nn::Linear};
+
+#[derive(ModuleParameters, Shard)]
+struct Model {
+    #[param]
+    #[shard(column)]
+    layer: Linear,
+}
+
+fn main() {}
