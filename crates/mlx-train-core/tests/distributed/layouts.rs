@@ -1,9 +1,10 @@
 //! Ranks in any layout train as one process that has all parameters and all rows.
 
 use super::{
-    deep::{Deep, adamw, assert_same, both, limited_groups, options, rows, small},
+    deep::{Deep, adamw, both, limited_groups, options, rows, small},
     numbers,
     ranks::{run, run_over},
+    trained::assert_same,
 };
 use mlx_rs::module::ModuleParameters;
 use mlx_train_core::{

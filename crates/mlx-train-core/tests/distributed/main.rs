@@ -14,16 +14,11 @@ mod pipeline;
 mod ranks;
 mod split_model;
 mod tensor;
+mod trained;
 mod vocabulary;
 
-use mlx_rs::Dtype;
-use mlx_train_core::{Array, Result};
-
-/// The numbers of an array, which may be a view.
-fn numbers(array: &Array) -> Result<Vec<f32>> {
-    let flat = array.as_dtype(Dtype::Float32)?.reshape(&[-1])?.contiguous()?;
-    Ok(flat.try_as_slice::<f32>()?.to_vec())
-}
+use mlx_train_core::Array;
+use trained::numbers;
 
 /// What rank `rank` brings along: `shape` of numbers that are exact in f32, and different on each rank.
 fn brought(rank: usize, shape: &[i32]) -> Array {
