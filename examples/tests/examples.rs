@@ -147,13 +147,14 @@ fn ranks_train_as_one_process_does_in_every_way() {
     for parallelism in ["dp=2", "fsdp=2", "pp=2"] {
         is_as_alone(parallelism, &losses_of(parallelism, 2));
     }
-    let parallelism = "dp=2,pp=2";
-    let mut mpirun = parity::mpi::mpirun(4);
-    mpirun.args([env!("CARGO_BIN_EXE_distributed"), parallelism]);
-    let ended = mpirun.env("OPENBLAS_NUM_THREADS", "1").output().unwrap();
-    let text = String::from_utf8_lossy(&ended.stdout);
-    assert!(ended.status.success(), "{text}{}", String::from_utf8_lossy(&ended.stderr));
-    is_as_alone(parallelism, &losses_in(&text));
+    for parallelism in ["dp=2,pp=2", "fsdp=2,pp=2"] {
+        let mut mpirun = parity::mpi::mpirun(4);
+        mpirun.args([env!("CARGO_BIN_EXE_distributed"), parallelism]);
+        let ended = mpirun.env("OPENBLAS_NUM_THREADS", "1").output().unwrap();
+        let text = String::from_utf8_lossy(&ended.stdout);
+        assert!(ended.status.success(), "{text}{}", String::from_utf8_lossy(&ended.stderr));
+        is_as_alone(parallelism, &losses_in(&text));
+    }
 }
 
 #[test]
