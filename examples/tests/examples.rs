@@ -144,10 +144,10 @@ fn ranks_train_as_one_process_does_in_every_way() {
             assert!(off < 2e-3, "{alone} alone and {together} by {parallelism}");
         }
     };
-    for parallelism in ["dp=2", "fsdp=2", "pp=2"] {
+    for parallelism in ["dp=2", "fsdp=2", "tp=2", "pp=2"] {
         is_as_alone(parallelism, &losses_of(parallelism, 2));
     }
-    for parallelism in ["dp=2,pp=2", "fsdp=2,pp=2"] {
+    for parallelism in ["dp=2,tp=2", "fsdp=2,pp=2"] {
         let mut mpirun = parity::mpi::mpirun(4);
         mpirun.args([env!("CARGO_BIN_EXE_distributed"), parallelism]);
         let ended = mpirun.env("OPENBLAS_NUM_THREADS", "1").output().unwrap();
