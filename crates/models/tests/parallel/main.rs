@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod layouts;
+mod pipeline;
 #[path = "../../../mlx-train-core/tests/distributed/ranks.rs"]
 #[allow(dead_code)] // this binary uses a part of it
 mod ranks;
