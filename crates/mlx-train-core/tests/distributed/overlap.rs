@@ -77,12 +77,18 @@ fn gradients_of_a_block_are_added_up_while_the_next_ones_are_computed() {
             drop(output);
             let sums = |operation: &Operation| operation.name.ends_with("AllReduce");
             let waits_for = num_before(&graph, multiplies, sums);
+            let gathers = |operation: &Operation| operation.name == "AllGather";
+            let gathered_after = num_before(&graph, gathers, sums);
             let num_waiting = |sums: u32| waits_for.iter().filter(|&&count| count == sums).count();
             // All know the weights of the losses. Then two blocks go backwards before the sum of the first is needed.
             let per_block = num_waiting(2);
             assert!(num_waiting(1) >= 2 * per_block, "{layout}: {waits_for:?}");
             assert_eq!(num_waiting(3), per_block, "{layout}: {waits_for:?}");
             assert!(num_waiting(NUM_BLOCKS as u32) > 0, "{layout}: {waits_for:?}");
+            // A block is gathered again while the one behind it goes backwards, which waits for one sum less.
+            if mesh.parallelism().is_sharded {
+                assert_eq!(gathered_after[NUM_BLOCKS + 1..], [0, 1, 1, 2]);
+            }
         }
         group.barrier()
     });

@@ -124,7 +124,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     /// [`Loss::weight`](crate::model::Loss::weight). Ranks begin with the parameters of rank 0, of which the model
     /// then holds this rank's parts ([`TrainStep::placements`]), and take as many micro-batches as each other in a
     /// step. Dropout differs between ranks with other rows. A rank that waits longer for the others than the group's
-    /// limit ends.
+    /// limit ends. A model of parts cannot begin anew before [`TrainStep::gather_parameters`] has made it whole.
     ///
     /// # Errors
     /// As [`TrainStep::new`]; [`TrainError::NeedsWhole`] when the optimizer cannot update parts of a parameter;
