@@ -126,7 +126,12 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     /// step. Dropout differs between ranks with other rows. A rank that waits longer for the others than the group's
     /// limit ends. A model of parts cannot begin anew before [`TrainStep::gather_parameters`] has made it whole.
     ///
+    /// In a pipeline (`pp`) the micro-batches of a step pass from stage to stage as [`StepOptions::pipeline`] says, and
+    /// the model of each rank keeps the parameters that its stage needs. Its other parameters have their shapes and no
+    /// values, so that it computes as a stage and in no other way.
+    ///
     /// # Errors
+    /// [`PipelineError`](crate::distributed::PipelineError) when the model cannot be cut into stages.
     /// As [`TrainStep::new`]; [`TrainError::NeedsWhole`] when the optimizer cannot update parts of a parameter;
     /// as [`model::shard`](crate::model::shard) when the layers of the model cannot be divided.
     pub fn parallel(
