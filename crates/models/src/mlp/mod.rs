@@ -4,6 +4,9 @@
 //! Rumelhart, Hinton and Williams, Nature 323 (1986); the norm stands before the activation as in
 //! Ba et al., arXiv:1607.06450, section 3.
 //!
+//! Ranks can divide its layers (tensor parallelism), two by two: those whose width between them is a multiple of their
+//! number and has no norm. The others stay whole.
+//!
 //! ```
 //! # use mlx_train_core::{Array, model::{BaseModel, FromConfig}};
 //! # use mlx_train_models::mlp::{Mlp, MlpConfig};

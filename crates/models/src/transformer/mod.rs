@@ -8,6 +8,9 @@
 //! (`model.layers.0.self_attn.q_proj.weight`), so weights move to and from other tools; the
 //! `rotary_emb.inv_freq` that old files hold is computed here.
 //!
+//! Ranks can divide its layers (tensor parallelism): heads, also those of keys and values, the feed-forward width and the
+//! vocabulary then have to be multiples of their number.
+//!
 //! ```
 //! # use mlx_train_core::{Array, model::{BaseModel, FromConfig}};
 //! # use mlx_train_models::transformer::{Transformer, TransformerConfig};
