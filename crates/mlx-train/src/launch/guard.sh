@@ -11,6 +11,9 @@ set +m
 tell() {
   kill -s "$1" -- "-$child"
 }
+tidy() {
+  [ -z "$files" ] || rm -f "$files"
+}
 {
   while read -r -t "$silence" order <&3; do
     [ -z "$order" ] || tell "$order"
@@ -18,6 +21,7 @@ tell() {
   tell TERM
   sleep "$limit"
   tell KILL
+  tidy
 } >/dev/null 2>&1 &
 listener=$!
 # One that has been stopped does not end, nor do those that wait for it.
@@ -38,6 +42,8 @@ listener=$!
 observer=$!
 stopped=
 trap 'stopped=yes' USR2
+# What a terminal or a daemon says when it goes; the end of the input says it better.
+trap : HUP
 while :; do
   # The shell would tell of a signal, and so does whoever reads the status.
   { wait "$child"; } 2>/dev/null
@@ -46,5 +52,5 @@ while :; do
 done
 kill "$listener" "$observer" 2>/dev/null
 [ -z "$stopped" ] || status=$((128 + $(kill -l STOP)))
-[ -z "$files" ] || rm -f "$files"
+tidy
 exit "$status"
