@@ -2,7 +2,9 @@
 
 use super::{
     StoreError,
+    error::shown,
     layout::{Described, FileLayout},
+    slices::{self, Region, Run, SLICES, Slices},
 };
 use crate::{
     Error, Result,
@@ -129,10 +131,62 @@ impl ArrayFile {
     /// [`StoreError::Damaged`] when the file has no array of that name, or one that MLX cannot hold
     /// (8-bit floats, an axis over 2^31 - 1, a bool that is neither 0 nor 1); when reading fails.
     pub fn read(&mut self, name: &str) -> Result<Array> {
-        let info = self.header.info(name).ok_or_else(|| {
-            self.damaged(format!("it has no array `{name}`; `ArrayFile::names` lists those it has"))
+        self.read_bytes(name, self.info(name)?, &mut Vec::new(), None)
+    }
+
+    /// The parts among the arrays, or what is wrong with what the file says of them.
+    pub(super) fn slices(&self) -> Result<Slices> {
+        let Some(text) = self.metadata().and_then(|metadata| metadata.get(SLICES)) else {
+            return Ok(Slices::new());
+        };
+        let slices: Slices = serde_json::from_str(text).map_err(|error| {
+            self.damaged(format!("what it says of parts is not understood: {error}; {AGAIN}"))
         })?;
-        self.read_bytes(name, info, &mut Vec::new(), None)
+        match slices.keys().find(|name| self.header.info(name).is_none()) {
+            Some(name) => Err(self.damaged(format!(
+                "it tells of a part `{}` that it does not have; {AGAIN}",
+                shown(name)
+            ))),
+            None => Ok(slices),
+        }
+    }
+
+    /// Where an array lies in the whole that it is a part of.
+    pub(super) fn place(&self, name: &str, slices: &Slices) -> Result<(Vec<usize>, Region)> {
+        let info = self.info(name)?;
+        slices::place(slices.get(name), info)
+            .map_err(|problem| self.damaged(format!("`{}`: {problem}; {AGAIN}", shown(name))))
+    }
+
+    /// Reads some elements of an array, given by their places in it, to places in `target`.
+    pub(super) fn read_runs(
+        &mut self,
+        name: &str,
+        runs: impl Iterator<Item = Run>,
+        target: &mut [u8],
+    ) -> Result<()> {
+        let info = self.info(name)?;
+        let width = info.dtype.bitsize() / 8;
+        let start = self.data_start + info.data_offsets.0 as u64;
+        let mut file = &self.file;
+        for Run { from, to, len } in runs {
+            let target = target
+                .get_mut(to * width..(to + len) * width)
+                .ok_or_else(|| Error::message("a part is not within its whole"))?;
+            file.seek(SeekFrom::Start(start + (from * width) as u64))
+                .and_then(|_| file.read_exact(target))
+                .map_err(FileError::read(&self.path))?;
+        }
+        Ok(())
+    }
+
+    fn info(&self, name: &str) -> Result<&TensorInfo> {
+        self.header.info(name).ok_or_else(|| {
+            self.damaged(format!(
+                "it has no array `{}`; `ArrayFile::names` lists those it has",
+                shown(name)
+            ))
+        })
     }
 
     /// Finds out whether [`ArrayFile::read`] would succeed, but for the disk and for MLX.

@@ -14,6 +14,7 @@ mod array_set;
 mod checkpoint;
 mod error;
 mod layout;
+mod slices;
 mod weights;
 
 pub use crate::file::{write_whole, write_whole_with};
@@ -26,6 +27,10 @@ pub use checkpoint::{
     Exported, FileEntry, HostArray, Keep, Loaded, Location, Manifest, Metric, SaveOutcome,
     SaveTiming, Saved, Saver, Snapshot,
 };
+pub(crate) use checkpoint::{
+    Files, FolderLock, Holding, Opened, Part, SharedFolder, divide, panic_message,
+};
 pub(crate) use error::lines as mismatch_lines;
 pub use error::{Mismatch, StoreError};
+pub(crate) use slices::Slices;
 pub use weights::{IsOptional, LoadOptions, Rename, load_weights, save_weights};

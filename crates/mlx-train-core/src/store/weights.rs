@@ -46,6 +46,9 @@ pub struct LoadOptions<'a> {
     /// Says of a parameter that the file does not hold whether it stays as it is, such as a fresh adapter;
     /// without this, each is an error.
     pub optional: Option<&'a IsOptional<'a>>,
+    /// Takes the averaged weights of a checkpoint that has them, as a finished run leaves them, in the place of those
+    /// of its last step; averages are f32, so this goes with `cast` where the model is not.
+    pub averaged: bool,
     /// Replaces each parameter as soon as it is read, so that old and new weights are never in
     /// memory together. What can be checked is checked before the first one; if the disk fails in
     /// between, [`StoreError::Mixture`] says so.
@@ -87,7 +90,7 @@ pub fn load_weights(
     options: &LoadOptions<'_>,
 ) -> Result<()> {
     let path = path.as_ref();
-    let mut file = open(path)?;
+    let mut file = open(path, options.averaged)?;
     let mut parameters = model.parameters_mut().flatten();
     let sources = match_names(&file, path, &parameters, options)?;
     if options.one_by_one {
@@ -127,7 +130,7 @@ pub fn load_weights(
 }
 
 /// The arrays of weights that a path stands for.
-fn open(path: &Path) -> Result<ArraySet> {
+fn open(path: &Path, averaged: bool) -> Result<ArraySet> {
     let has_weights = ["model.safetensors", "model.safetensors.index.json"]
         .iter()
         .any(|name| path.join(name).exists());
@@ -135,6 +138,7 @@ fn open(path: &Path) -> Result<ArraySet> {
         return ArraySet::open(path);
     }
     match Location::find(path) {
+        Ok(location) if averaged => location.entry()?.averaged_weights(),
         Ok(location) => location.entry()?.weights(),
         // Neither weights nor checkpoints: the missing file is what a person understands.
         Err(_) if !is_step(path) => ArraySet::open(path),

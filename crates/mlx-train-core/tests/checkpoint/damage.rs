@@ -269,7 +269,11 @@ fn hostile_manifests_are_refused() {
     for (part, change) in [
         ("`../x` is missing", r#"{"files":{"../x":{"bytes":1,"sha256":""}}}"#),
         ("does not list `state.json`", r#"{"files":{"config.json":{"bytes":1,"sha256":""}}}"#),
-        ("has format 2, this program reads 1; update", r#"{"format":2}"#),
+        ("has format 3, this program reads 2; update", r#"{"format":3}"#),
+        ("it is of format 2 and of 1 rank(s)", r#"{"format":2}"#),
+        ("it is of format 1 and of 2 rank(s)", r#"{"ranks":2}"#),
+        ("it is of format 2 and of 99 rank(s)", r#"{"format":2,"ranks":99}"#),
+        ("`model.rank-00001-of-00002.safetensors`", r#"{"format":2,"ranks":2}"#),
         ("unknown field", r#"{"more":1}"#),
         ("is not understood", r#"{"step":-1}"#),
         (r"is of run \u{1b}[31m", r#"{"run_id":"\u001b[31m"}"#),

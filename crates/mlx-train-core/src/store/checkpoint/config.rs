@@ -33,7 +33,12 @@ impl CheckpointConfig {
     /// Whether `step` is saved, `since_last` after the last save or the start.
     pub fn is_due(&self, step: u64, since_last: Duration) -> bool {
         let by_steps = self.every_steps > 0 && step.is_multiple_of(self.every_steps);
-        by_steps || self.every_minutes.is_some_and(|every| since_last.as_secs_f64() >= 60.0 * every)
+        by_steps || self.is_late(since_last)
+    }
+
+    /// Whether it is time for another one, `since_last` after the last save or the start.
+    pub fn is_late(&self, since_last: Duration) -> bool {
+        self.every_minutes.is_some_and(|every| since_last.as_secs_f64() >= 60.0 * every)
     }
 
     /// The size in bytes over which a file is split.

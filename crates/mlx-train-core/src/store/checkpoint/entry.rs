@@ -24,6 +24,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What averaged weights are called among the arrays of training: this and the parameter's name.
+pub(super) const AVERAGED: &str = "ema.";
+
 /// How thoroughly a checkpoint is checked before it is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Check {
@@ -62,6 +65,17 @@ pub struct Loaded {
     pub progress: Value,
     /// The config that the run had.
     pub config: Value,
+}
+
+/// A checkpoint whose arrays are still on disk.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) path: PathBuf,
+    pub(crate) manifest: Manifest,
+    pub(crate) weights: ArraySet,
+    pub(crate) training: ArraySet,
+    pub(crate) progress: Value,
+    pub(crate) config: Value,
 }
 
 impl Loaded {
@@ -130,9 +144,36 @@ impl Entry {
     /// # Errors
     /// As [`Entry::verify`].
     pub fn weights(&self) -> Result<ArraySet> {
-        let manifest = self.verify(Check::Hashes)?;
-        let whole = Whole::open(&self.path, Some(&manifest.run_id))?;
-        whole.array_set("model").map_err(|error| whole.blame(error))
+        let Opened { weights, .. } = self.open_arrays(Check::Hashes, 0, 1)?;
+        Ok(weights)
+    }
+
+    /// As [`Entry::weights`], with the averaged weights in the place of those that are averaged, as a finished run
+    /// has them.
+    ///
+    /// # Errors
+    /// As [`Entry::verify`].
+    pub fn averaged_weights(&self) -> Result<ArraySet> {
+        let Opened { weights, training, .. } = self.open_arrays(Check::Hashes, 0, 1)?;
+        Ok(weights.overlaid(training, AVERAGED))
+    }
+
+    /// Verifies the checkpoint as one of several ranks, each of which reads some of the files for that, and opens its
+    /// arrays.
+    ///
+    /// # Errors
+    /// As [`Entry::verify`], on the rank that finds it.
+    pub(crate) fn open_arrays(&self, check: Check, rank: usize, ranks: usize) -> Result<Opened> {
+        let whole = Whole::open(&self.path, self.run_id.as_deref())?;
+        if check == Check::Hashes {
+            whole.verify_some(&BTreeMap::new(), |index| index % ranks == rank)?;
+        }
+        let State { progress, .. } = whole.state()?;
+        let config = whole.json(CONFIG)?;
+        let set = |stem| whole.array_set(stem).map_err(|error| whole.blame(error));
+        let (weights, training) = (set("model")?, set("training")?);
+        let Whole { manifest, .. } = whole;
+        Ok(Opened { path: self.path.clone(), manifest, weights, training, progress, config })
     }
 
     /// Loads the checkpoint, or nothing of it.
@@ -209,7 +250,17 @@ impl<'a> Whole<'a> {
 
     /// Compares every byte with the manifest; the hashes of some files may be known.
     pub(super) fn verify(&self, known: &BTreeMap<String, String>) -> Result<(), CheckpointError> {
-        for (name, entry) in &self.manifest.files {
+        self.verify_some(known, |_| true)
+    }
+
+    /// Compares the files at some places in the manifest with it.
+    fn verify_some(
+        &self,
+        known: &BTreeMap<String, String>,
+        is_asked: impl Fn(usize) -> bool,
+    ) -> Result<(), CheckpointError> {
+        let files = self.manifest.files.iter().enumerate();
+        for (_, (name, entry)) in files.filter(|(index, _)| is_asked(*index)) {
             let hashed = match known.get(name) {
                 Some(hash) => Ok(hash.clone()),
                 None => hash_file(&self.folder.join(name)),
@@ -239,7 +290,10 @@ impl<'a> Whole<'a> {
     pub(super) fn array_set(&self, stem: &str) -> Result<ArraySet> {
         // Only what the manifest lists was compared with it.
         let listed = |name: &String| self.manifest.files.contains_key(name);
-        let set = ArraySet::open_stem(self.folder, stem)?;
+        let set = match self.manifest.ranks {
+            1 => ArraySet::open_stem(self.folder, stem)?,
+            ranks => ArraySet::open_ranks(self.folder, stem, ranks)?,
+        };
         match set.file_names().into_iter().find(|name| !listed(name)) {
             Some(name) => Err(self.damaged(&name, "is not of this checkpoint").into()),
             None => Ok(set),
@@ -252,8 +306,15 @@ impl<'a> Whole<'a> {
         stem: &str,
         hashes: &mut BTreeMap<String, String>,
     ) -> Result<Vec<(String, Array)>> {
-        let set = self.array_set(stem)?;
+        let mut set = self.array_set(stem)?;
         let mut arrays = Vec::new();
+        if self.manifest.ranks > 1 {
+            for name in set.names() {
+                let array = set.read(&name)?;
+                arrays.push((name, array));
+            }
+            return Ok(arrays);
+        }
         for (name, file) in set.file_names().into_iter().zip(set.into_files()) {
             let (of_file, digest) = file.read_all()?;
             arrays.extend(of_file);

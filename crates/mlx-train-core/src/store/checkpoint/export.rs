@@ -2,7 +2,7 @@
 
 use super::{
     Check, CheckpointError, Entry, Manifest,
-    entry::Whole,
+    entry::{AVERAGED, Opened, Whole},
     names::{CONFIG, step_name},
 };
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     store::{
         array_file::{for_each_part, mlx_dtype, mlx_shape},
         array_set::ArraySet,
+        error::shown,
         layout::{Described, FileLayout},
     },
 };
@@ -23,9 +24,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
-
-/// What averaged weights are called among the arrays of training: this and the parameter's name.
-const AVERAGED: &str = "ema.";
 
 /// Which weights are exported, and how.
 #[derive(Debug, Clone, Copy, Default)]
@@ -148,6 +146,46 @@ impl Entry {
         write_whole(&config, format!("{content:#}\n"))?;
         let num_bytes = (layout.head.len() + arrays_bytes) as u64;
         Ok(Exported { weights: path, config, num_arrays: sources.len(), num_bytes })
+    }
+
+    /// Writes the weights into a file as the run had them, whole or not at all: adapters stay beside the weights. With
+    /// `averaged`, the averaged ones are in the place of those that are averaged, in the dtypes of these.
+    ///
+    /// One array at a time is in memory, also where several ranks have saved parts. The run that has just saved it is
+    /// the one who asks, so that its bytes are not compared with their hashes.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Damaged`] when the checkpoint is not whole; [`FileError`] when the file cannot be written;
+    /// when MLX fails.
+    pub fn save_weights(&self, path: impl AsRef<Path>, averaged: bool) -> Result<()> {
+        let path = path.as_ref();
+        let Opened { weights, training, .. } = self.open_arrays(Check::Sizes, 0, 1)?;
+        let kinds = weights.names().into_iter().map(|name| {
+            let kind = weights.file_dtype(&name).and_then(mlx_dtype);
+            match kind.zip(weights.shape(&name).and_then(mlx_shape)) {
+                Some((dtype, shape)) => Ok((name, dtype, shape)),
+                None => Err(self.unexportable(&format!(
+                    "has an array `{}` that MLX cannot hold",
+                    shown(&name)
+                ))),
+            }
+        });
+        let kinds = kinds.collect::<Result<Vec<_>>>()?;
+        let mut arrays = if averaged { weights.overlaid(training, AVERAGED) } else { weights };
+        let described: Vec<_> = kinds
+            .iter()
+            .map(|(name, dtype, shape)| Described { name, dtype: *dtype, shape })
+            .collect();
+        let layout = FileLayout::new(&described, &[("format", "pt")], path)?;
+        write_whole_with(path, |file| {
+            let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(FileError::write(path));
+            put(&layout.head)?;
+            for (name, dtype, _) in layout.order.iter().map(|&index| &kinds[index]) {
+                let array = arrays.read(name)?.as_dtype(*dtype)?;
+                for_each_part(&array, |bytes| Ok(put(bytes)?))?;
+            }
+            Ok::<(), Error>(())
+        })
     }
 
     fn sources(&self, arrays: &Arrays, options: ExportOptions) -> Result<Vec<Source>> {

@@ -122,9 +122,14 @@ impl Checkpoints {
     /// # Errors
     /// [`CheckpointError::NotFound`] with the steps that there are; as [`Entry::load`].
     pub fn load(&self, step: u64, check: Check) -> Result<Loaded> {
+        self.entry(step)?.load(check)
+    }
+
+    /// The checkpoint of a step.
+    pub(crate) fn entry(&self, step: u64) -> Result<Entry> {
         let mut steps = steps(&self.folder)?;
         if let Some(path) = steps.remove(&step) {
-            return Entry::of_run(step, path, &self.run_id).load(check);
+            return Ok(Entry::of_run(step, path, &self.run_id));
         }
         let known: Vec<String> = steps.keys().map(u64::to_string).collect();
         let problem = format!("has no step {step}; those that were saved are {}", known.join(", "));
@@ -138,16 +143,21 @@ impl Checkpoints {
     /// [`CheckpointError::NotFound`] when there is none.
     pub fn load_latest(&self, check: Check) -> Result<Loaded> {
         let latest = self.latest_or_not_found()?;
-        latest.load(check).map_err(|error| match error {
+        latest.load(check).map_err(|error| self.with_older(latest.step, error))
+    }
+
+    /// The error with which the checkpoint of a step could not be loaded, with the newest other one that is whole.
+    pub(crate) fn with_older(&self, step: u64, error: Error) -> Error {
+        match error {
             Error::Checkpoint(CheckpointError::Damaged { path, file, problem, .. }) => {
-                let older = self.newest_whole_but(latest.step);
+                let older = self.newest_whole_but(step);
                 CheckpointError::Damaged { path, file, problem, older }.into()
             }
             other => other,
-        })
+        }
     }
 
-    pub(super) fn latest_or_not_found(&self) -> Result<Entry> {
+    pub(crate) fn latest_or_not_found(&self) -> Result<Entry> {
         let problem = "holds no checkpoint yet; start the run anew";
         self.latest()?.ok_or_else(|| {
             let (path, problem) = (self.folder.clone(), problem.to_owned());
@@ -180,6 +190,11 @@ impl Checkpoints {
             }
         }
         Ok(surplus)
+    }
+
+    /// Those that another rank saves to, as it has told.
+    pub(crate) fn of_rank(folder: PathBuf, run_id: String) -> Self {
+        Self { folder, run_id }
     }
 
     pub(super) fn write_run(&self) -> Result<()> {

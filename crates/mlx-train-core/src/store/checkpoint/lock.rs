@@ -14,7 +14,7 @@ use std::{
 
 /// The right to save to a folder; ends with the value, or with the process, however it dies.
 #[derive(Debug)]
-pub(super) struct FolderLock {
+pub(crate) struct FolderLock {
     /// `None` on file systems that have no locks: there any process may save.
     _file: Option<File>,
 }

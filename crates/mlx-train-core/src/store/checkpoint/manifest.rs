@@ -9,8 +9,11 @@ use super::{
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
 
-/// The layout of a step's folder that this version writes and reads.
+/// The layout of a step's folder that one process has written.
 pub(super) const FORMAT: u64 = 1;
+
+/// That of one that several ranks have written together: files of each, with parts of arrays.
+pub(super) const FORMAT_OF_RANKS: u64 = 2;
 
 /// Room for tens of thousands of shards.
 const MAX_BYTES: u64 = 8 << 20;
@@ -33,6 +36,9 @@ pub struct Manifest {
     pub saved_at_seconds: u64,
     /// How good it is, if that was measured.
     pub metric: Option<Metric>,
+    /// How many ranks have written it, each of which has files of its own; not said where it was one process.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub ranks: usize,
     /// What it was saved with: `mlx-train` and `mlx`.
     pub versions: BTreeMap<String, String>,
     /// Every other file by name.
@@ -74,7 +80,8 @@ impl Manifest {
         let manifest = Self::parse(&bytes).map_err(|problem| match problem {
             Unreadable::Damaged(problem) => damaged(problem),
             Unreadable::Format(found) => {
-                CheckpointError::Format { path: folder.to_owned(), found, known: FORMAT }
+                let known = FORMAT_OF_RANKS;
+                CheckpointError::Format { path: folder.to_owned(), found, known }
             }
         })?;
         if let Some(run_id) = run_id.filter(|&run_id| run_id != manifest.run_id) {
@@ -99,11 +106,30 @@ impl Manifest {
             format: u64,
         }
         let Versioned { format } = unseal(bytes)?;
-        if format != FORMAT {
+        if ![FORMAT, FORMAT_OF_RANKS].contains(&format) {
             return Err(Unreadable::Format(format));
         }
-        Ok(unseal(bytes)?)
+        let manifest: Self = unseal(bytes)?;
+        // Each rank has two files at least, so that this bounds what is looked for.
+        let ranks = manifest.ranks;
+        if ranks == 0 || ranks > manifest.files.len() || (ranks > 1) != (format != FORMAT) {
+            let problem = format!(
+                "is not understood: it is of format {format} and of {ranks} rank(s), and lists {} files",
+                manifest.files.len()
+            );
+            return Err(Unreadable::Damaged(problem));
+        }
+        Ok(manifest)
     }
+}
+
+fn one() -> usize {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_one(ranks: &usize) -> bool {
+    *ranks == 1
 }
 
 /// Why bytes are no manifest.

@@ -12,6 +12,9 @@
 //!     manifest.json              run, model, versions, and the size and SHA-256 of each file
 //! ```
 //!
+//! Several ranks write one such folder together: `model.rank-00001-of-00004.safetensors` and so on, with whole arrays
+//! and parts of arrays, whose files tell where they lie in the whole. Any number of ranks loads it, and one process.
+//!
 //! A step's folder appears whole or not at all, and nothing of it is loaded unless all of it is what
 //! was saved. [`Checkpoints`] is the folder of a run, [`Saver`] writes to it from a thread of its own,
 //! [`Snapshot`] is what it writes, [`Loaded`] is what comes back.
@@ -33,6 +36,7 @@ mod retention;
 mod run;
 mod saver;
 mod sealed;
+mod shared;
 mod snapshot;
 mod state;
 #[doc(hidden)]
@@ -40,6 +44,7 @@ pub mod untrusted;
 mod write;
 
 pub use config::{BestMode, CheckpointConfig};
+pub(crate) use entry::Opened;
 pub use entry::{Check, Entry, Loaded};
 pub use error::CheckpointError;
 pub use export::{ExportOptions, Exported};
@@ -47,7 +52,11 @@ pub use folder::Checkpoints;
 pub use host_array::HostArray;
 pub use locate::Location;
 pub(super) use locate::is_step;
+pub(crate) use lock::FolderLock;
 pub use manifest::{FileEntry, Manifest, Metric};
 pub use retention::Keep;
+pub(crate) use saver::panic_message;
 pub use saver::{SaveOutcome, SaveTiming, Saved, Saver};
+pub(crate) use shared::{Holding, SharedFolder, divide};
 pub use snapshot::Snapshot;
+pub(crate) use write::{Files, Part};

@@ -1,7 +1,7 @@
 //! Saving from a thread of its own, while training goes on.
 
 use super::{
-    CheckpointConfig, CheckpointError, Checkpoints, Entry, Metric, Snapshot,
+    CheckpointConfig, CheckpointError, Checkpoints, Entry, Manifest, Metric, Snapshot,
     lock::FolderLock,
     names::step_name,
     write::{Label, write_step},
@@ -125,6 +125,11 @@ impl Saver {
 
     /// Waits for the save that is being written, and tells of all since [`Saver::finished`].
     pub fn finish(mut self) -> Vec<SaveOutcome> {
+        self.settle()
+    }
+
+    /// As [`Saver::finish`], after which more can be saved.
+    pub fn settle(&mut self) -> Vec<SaveOutcome> {
         self.wait();
         std::mem::take(&mut self.finished)
     }
@@ -152,9 +157,20 @@ fn save(
     config: &CheckpointConfig,
     snapshot: &Snapshot,
 ) -> Result<Saved> {
+    let label = label_of(checkpoints, config, snapshot.metric)?;
+    let manifest = write_step(checkpoints.folder(), snapshot, &label)?;
+    Ok(tidied(checkpoints, config, snapshot.step, &manifest))
+}
+
+/// What the next checkpoint says of itself.
+pub(super) fn label_of<'a>(
+    checkpoints: &'a Checkpoints,
+    config: &CheckpointConfig,
+    metric: Option<f64>,
+) -> Result<Label<'a>> {
     let serials = checkpoints.list()?.iter().filter_map(Entry::serial).max();
-    let metric = snapshot.metric.filter(|value| value.is_finite());
-    let label = Label {
+    let metric = metric.filter(|value| value.is_finite());
+    Ok(Label {
         run_id: checkpoints.run_id(),
         serial: serials.map_or(0, |last| last + 1),
         metric: metric.map(|value| Metric {
@@ -163,21 +179,29 @@ fn save(
             mode: config.mode,
         }),
         max_shard_bytes: config.max_shard_bytes(),
-    };
-    let manifest = write_step(checkpoints.folder(), snapshot, &label)?;
+    })
+}
+
+/// Points to a step that is on disk, and removes those that need not stay.
+pub(super) fn tidied(
+    checkpoints: &Checkpoints,
+    config: &CheckpointConfig,
+    step: u64,
+    manifest: &Manifest,
+) -> Saved {
     // First point to the new, then remove the old: in between, everything is there.
-    let tidied = checkpoints
-        .write_pointers(snapshot.step)
-        .and_then(|()| checkpoints.prune(config.into(), false));
+    let tidied =
+        checkpoints.write_pointers(step).and_then(|()| checkpoints.prune(config.into(), false));
     let (removed, warning) = match tidied {
         Ok(removed) => (removed.into_iter().map(|entry| entry.path).collect(), None),
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
-    let path = checkpoints.folder().join(step_name(snapshot.step));
-    Ok(Saved { path, num_bytes: manifest.num_bytes(), removed, warning })
+    let path = checkpoints.folder().join(step_name(step));
+    Saved { path, num_bytes: manifest.num_bytes(), removed, warning }
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
+/// What a thread said when it panicked.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
 }

@@ -6,7 +6,7 @@
 use super::{
     HostArray, Snapshot, fault,
     hash::hex,
-    manifest::{FORMAT, FileEntry, Manifest, Metric},
+    manifest::{FORMAT, FORMAT_OF_RANKS, FileEntry, Manifest, Metric},
     names::{CONFIG, DELETING, MANIFEST, REPLACED, SAVING, STATE, aside_name, step_name, step_of},
     sealed::seal,
     state::State,
@@ -18,8 +18,9 @@ use crate::{
     store::{
         StoreError,
         array_file::natural_order,
-        array_set::{Index, index_name, shard_name},
+        array_set::{Index, index_name, rank_stem, shard_name},
         layout::{Described, FileLayout},
+        slices::{SLICES, Slices},
     },
 };
 use serde::Serialize;
@@ -44,6 +45,24 @@ pub(super) struct Label<'a> {
     pub(super) max_shard_bytes: u64,
 }
 
+/// What a rank writes of a step.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// Which rank it is.
+    pub(crate) rank: usize,
+    /// How many there are.
+    pub(crate) ranks: usize,
+    /// The arrays that it writes; of the rest, what rank 0 has counts.
+    pub(crate) snapshot: Snapshot,
+    /// Where the weights among them lie that are parts.
+    pub(crate) weights: Slices,
+    /// Where the others lie that are parts.
+    pub(crate) training: Slices,
+}
+
+/// The size and hash of files, by name.
+pub(crate) type Files = BTreeMap<String, FileEntry>;
+
 /// Writes the folder of a step into `folder`; one of that step that is there already gives way.
 pub(super) fn write_step(
     folder: &Path,
@@ -51,19 +70,78 @@ pub(super) fn write_step(
     label: &Label<'_>,
 ) -> Result<Manifest> {
     let aside = Aside::create(folder.join(aside_name(SAVING, snapshot.step)))?;
-    let mut step = StepWriter { folder: &aside.path, files: BTreeMap::new() };
-    step.arrays("model", &snapshot.weights, &[("format", "pt")], label.max_shard_bytes)?;
-    step.arrays("training", &snapshot.training, &[], label.max_shard_bytes)?;
+    let mut step = StepWriter::new(&aside.path, label.max_shard_bytes);
+    step.arrays("model", &snapshot.weights, &Content::Whole(Some(("format", "pt"))))?;
+    step.arrays("training", &snapshot.training, &Content::Whole(None))?;
+    let files = step.files;
+    complete(folder, aside, files, snapshot, label, 1)
+}
+
+/// Writes the files of a rank into the hidden folder of a step.
+pub(super) fn write_part(aside: &Path, part: &Part, max_shard_bytes: u64) -> Result<Files> {
+    let Part { rank, ranks, snapshot, weights, training } = part;
+    // Each rank may be the first that comes.
+    match fault::point().and_then(|()| fs::create_dir(aside)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            let path = aside.to_owned();
+            return Err(FileError::Folder { path, source: error }.into());
+        }
+        _ => {}
+    }
+    let mut writer = StepWriter::new(aside, max_shard_bytes);
+    let of_rank = |stem| rank_stem(stem, *rank, *ranks);
+    writer.arrays(&of_rank("model"), &snapshot.weights, &Content::Parts(weights))?;
+    writer.arrays(&of_rank("training"), &snapshot.training, &Content::Parts(training))?;
+    sync_folder(aside)?;
+    Ok(writer.files)
+}
+
+/// Makes the folder of a step appear to which all ranks have written `files`, which rank 0 does.
+pub(super) fn write_rest(
+    aside: PathBuf,
+    snapshot: &Snapshot,
+    label: &Label<'_>,
+    ranks: usize,
+    files: Files,
+) -> Result<Manifest> {
+    let folder = aside.parent().unwrap_or(Path::new(".")).to_owned();
+    let aside = Aside { path: aside };
+    for (name, entry) in &files {
+        let path = aside.path.join(name);
+        let found = fs::metadata(&path).map_err(FileError::read(&path))?.len();
+        if found != entry.bytes {
+            return Err(Error::message(format!(
+                "`{}` has {found} bytes here, and the rank that wrote it says {}; use a file system that all \
+                 ranks share",
+                path.display(),
+                entry.bytes
+            )));
+        }
+    }
+    complete(&folder, aside, files, snapshot, label, ranks)
+}
+
+/// Adds to the files of arrays what makes them a checkpoint, and lets it appear.
+fn complete(
+    folder: &Path,
+    aside: Aside,
+    files: Files,
+    snapshot: &Snapshot,
+    label: &Label<'_>,
+    ranks: usize,
+) -> Result<Manifest> {
+    let mut step = StepWriter { files, ..StepWriter::new(&aside.path, label.max_shard_bytes) };
     step.json(STATE, &State::of(snapshot, label.run_id))?;
     step.json(CONFIG, &snapshot.config)?;
     let manifest = Manifest {
-        format: FORMAT,
+        format: if ranks == 1 { FORMAT } else { FORMAT_OF_RANKS },
         run_id: label.run_id.to_owned(),
         serial: label.serial,
         step: snapshot.step,
         model: snapshot.model.clone(),
         saved_at_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs()),
         metric: label.metric.clone(),
+        ranks,
         versions: BTreeMap::from([
             ("mlx".into(), mlx_version()?),
             ("mlx-train".into(), env!("CARGO_PKG_VERSION").into()),
@@ -80,10 +158,23 @@ pub(super) fn write_step(
 /// The files of a step, one after another.
 struct StepWriter<'a> {
     folder: &'a Path,
-    files: BTreeMap<String, FileEntry>,
+    files: Files,
+    max_shard_bytes: u64,
 }
 
-impl StepWriter<'_> {
+/// What the arrays of a file are.
+enum Content<'a> {
+    /// Whole ones; perhaps an entry of the file's metadata.
+    Whole(Option<(&'a str, &'a str)>),
+    /// Those of a rank, which are parts if they are named here.
+    Parts(&'a Slices),
+}
+
+impl<'a> StepWriter<'a> {
+    fn new(folder: &'a Path, max_shard_bytes: u64) -> Self {
+        Self { folder, files: BTreeMap::new(), max_shard_bytes }
+    }
+
     fn file(&mut self, name: String, parts: &[&[u8]]) -> Result<()> {
         let entry = write_file(&self.folder.join(&name), parts)?;
         self.files.insert(name, entry);
@@ -101,10 +192,9 @@ impl StepWriter<'_> {
         &mut self,
         stem: &str,
         arrays: &[(String, HostArray)],
-        metadata: &[(&str, &str)],
-        max_shard_bytes: u64,
+        content: &Content<'_>,
     ) -> Result<()> {
-        let shards = shards(arrays, max_shard_bytes);
+        let shards = shards(arrays, self.max_shard_bytes);
         let mut index = Index::default();
         for (number, shard) in shards.iter().enumerate() {
             let name = shard_name(stem, number, shards.len());
@@ -112,7 +202,18 @@ impl StepWriter<'_> {
                 .iter()
                 .map(|(name, it)| Described { name, dtype: it.dtype(), shape: it.shape() })
                 .collect();
-            let layout = FileLayout::new(&described, metadata, &self.folder.join(&name))?;
+            let path = self.folder.join(&name);
+            let slices = match content {
+                Content::Whole(_) => String::new(),
+                Content::Parts(slices) => {
+                    slices_of(shard, slices).map_err(|error| unsavable(&path, &error))?
+                }
+            };
+            let metadata = match content {
+                Content::Whole(metadata) => metadata.as_slice(),
+                Content::Parts(_) => &[(SLICES, slices.as_str())],
+            };
+            let layout = FileLayout::new(&described, metadata, &path)?;
             let in_order = layout.order.iter().map(|&place| shard[place].1.bytes());
             let parts: Vec<&[u8]> =
                 std::iter::once(layout.head.as_slice()).chain(in_order).collect();
@@ -131,6 +232,12 @@ impl StepWriter<'_> {
         }
         if shards.len() > 1 { self.json(&index_name(stem), &index) } else { Ok(()) }
     }
+}
+
+/// Where the parts among the arrays of a file lie, as its metadata tells it.
+fn slices_of(shard: &[&(String, HostArray)], slices: &Slices) -> serde_json::Result<String> {
+    let of_shard = shard.iter().filter_map(|(name, _)| Some((name, slices.get(name)?)));
+    serde_json::to_string(&of_shard.collect::<BTreeMap<_, _>>())
 }
 
 /// Splits arrays in natural order of names; one that is over the limit has a shard of its own.
