@@ -3,7 +3,7 @@
 use super::{
     Batch, DataError, Dataset, EpochEnd, Order, Position, Remainder, Sampler,
     plan::{Plan, PlannedBatch},
-    workers::{Source, Workers},
+    workers::{Source, Workers, part_of},
 };
 use crate::Result;
 use std::{
@@ -105,9 +105,43 @@ impl DataLoader {
             options.remainder,
         )?;
         let plan = Plan::new(&sampler, batch_size, epoch_end, epochs)?;
-        let source = Arc::new(Source { dataset: Box::new(dataset), sampler, plan });
+        let source = Source { dataset: Box::new(dataset), sampler, plan, part: (0, 1) };
+        let source = Arc::new(source);
         let (position, waited) = (0, Duration::ZERO);
         Ok(Self { source, num_workers, prefetch, position, workers: None, waited })
+    }
+
+    /// Makes one of `parts` equal parts of each batch alone, for one of as many processes that share them.
+    ///
+    /// Unlike [`Sampler::shard`], which deals out the rows of an epoch, this cuts the batches of one process: all
+    /// parts together have its rows, and a position is the same for any number of parts.
+    ///
+    /// # Errors
+    /// [`DataError::Invalid`] when there is no such part, a batch cannot be divided into equal parts, the last one
+    /// has fewer rows than there are parts, or a batch was handed out already.
+    pub fn part(mut self, part: usize, parts: usize) -> Result<Self> {
+        let (size, last) = self.source.plan.sizes();
+        let last = last.filter(|&rows| rows < parts as u64);
+        let problem = if part >= parts {
+            format!("part {part} is not one of {parts}: parts are 0 to their number, without it")
+        } else if !size.is_multiple_of(parts as u64) {
+            format!(
+                "a batch of {size} rows cannot be divided among {parts} ranks: make train.batch_size a multiple \
+                 of {parts}"
+            )
+        } else if let Some(rows) = last {
+            format!(
+                "the last batch has {rows} rows, and {parts} ranks need one each: train by steps in place of \
+                 epochs, or with another batch size"
+            )
+        } else if let Some(source) = Arc::get_mut(&mut self.source) {
+            source.part = (part, parts);
+            return Ok(self);
+        } else {
+            "batches are made already: choose the part of a loader before its first batch"
+                .to_owned()
+        };
+        Err(DataError::Invalid(problem).into())
     }
 
     /// The next batch, evaluated. It waits for the data as long as it takes.
@@ -228,5 +262,24 @@ pub fn batches<D: Dataset + ?Sized>(
     (0..len.div_ceil(size)).map(move |index| {
         let rows: Vec<usize> = (index * size..len.min((index + 1) * size)).collect();
         dataset.batch(&rows)
+    })
+}
+
+/// One of `parts` parts of the rows of each of [`batches`], and whether it counts: a part of no row is one of a row
+/// that another has, so that all take part in what they compute together.
+pub(crate) fn parts_of_batches<D: Dataset + ?Sized>(
+    dataset: &D,
+    size: usize,
+    part: usize,
+    parts: usize,
+) -> impl Iterator<Item = Result<(Batch, bool)>> {
+    let (len, size) = (dataset.len(), size.max(1));
+    (0..len.div_ceil(size)).map(move |index| {
+        let first = index * size;
+        let own = part_of(len.min(first + size) - first, (part, parts));
+        let counts = !own.is_empty();
+        let own = if counts { own } else { 0..1 };
+        let rows: Vec<usize> = own.map(|row| first + row).collect();
+        Ok((dataset.batch(&rows)?, counts))
     })
 }

@@ -45,6 +45,7 @@ pub use documents::{DocumentFormat, read_documents};
 pub use error::DataError;
 pub use in_memory::InMemory;
 pub use jsonl::{Example, JsonLines};
+pub(crate) use loader::parts_of_batches;
 pub use loader::{DataLoader, LoaderOptions, batches};
 pub use packing::{Packed, Packing};
 pub use padding::{Padded, Padding};

@@ -78,6 +78,18 @@ impl Plan {
         Some(PlannedBatch { rows: start..end, next: self.skip_dropped(end) })
     }
 
+    /// The size of the batches, and of the last before the end if it is smaller.
+    pub(super) fn sizes(&self) -> (u64, Option<u64>) {
+        let (size, rows) = (self.batch_size, self.rows_per_epoch);
+        let left = match self.epoch_end {
+            EpochEnd::RunOn if self.end == u64::MAX => 0,
+            EpochEnd::RunOn => self.end % size,
+            EpochEnd::Smaller => rows % size,
+            EpochEnd::Drop => 0,
+        };
+        (size, (left > 0).then_some(left))
+    }
+
     /// All batches from a position on.
     pub(super) fn batches_from(self, position: u64) -> impl Iterator<Item = PlannedBatch> {
         std::iter::successors(self.batch(position), move |batch| self.batch(batch.next))

@@ -13,6 +13,7 @@ use super::{
 use crate::{Result, ffi};
 use std::{
     any::Any,
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -27,6 +28,8 @@ pub(super) struct Source {
     pub(super) dataset: Box<dyn Dataset>,
     pub(super) sampler: Sampler,
     pub(super) plan: Plan,
+    /// Which part of each batch is made, of how many.
+    pub(super) part: (usize, usize),
 }
 
 impl Source {
@@ -34,6 +37,7 @@ impl Source {
     /// thread must not die and leave the caller waiting.
     pub(super) fn make(&self, planned: &PlannedBatch) -> Result<Batch> {
         let rows = self.sampler.rows(planned.rows.clone());
+        let rows = rows[part_of(rows.len(), self.part)].to_vec();
         let made = catch_unwind(AssertUnwindSafe(|| {
             let batch = self.dataset.batch(&rows)?;
             ffi::eval(batch.arrays())?;
@@ -42,6 +46,11 @@ impl Source {
         made.unwrap_or_else(|panic| Err(DataError::Panic(text(&*panic)).into()))
             .map_err(|source| DataError::Batch { rows, source: Box::new(source) }.into())
     }
+}
+
+/// The places of one of several parts of `len` rows, as equal as they can be.
+pub(super) fn part_of(len: usize, (part, parts): (usize, usize)) -> Range<usize> {
+    part * len / parts..(part + 1) * len / parts
 }
 
 /// What a panic said.

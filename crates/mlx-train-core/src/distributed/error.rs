@@ -141,6 +141,14 @@ pub enum DistributedError {
         /// The name.
         name: String,
     },
+    /// Another rank has failed at what all do together.
+    #[error("rank {rank} failed: {reason}")]
+    Rank {
+        /// Which one.
+        rank: usize,
+        /// What it says.
+        reason: String,
+    },
     /// A time limit that is none.
     #[error("{limit:?} is no limit for a collective; give it at least a millisecond")]
     Limit {

@@ -4,6 +4,7 @@
 //! started, and is this process alone without them, so that one program serves both. Whatever waits for other
 //! ranks has a deadline: a rank that waits longer ends with a message, and never hangs.
 
+mod agreement;
 mod backend;
 pub(crate) mod bucket;
 mod collectives;

@@ -1,5 +1,6 @@
 //! When a run saves checkpoints, and where the newest one is.
 
+use super::shared_saving::{Share, SharedSaver};
 use crate::{
     Result,
     store::{CheckpointConfig, Checkpoints, SaveOutcome, Saver, Snapshot},
@@ -12,11 +13,20 @@ use std::{
 /// Saves checkpoints in the background, as the config says.
 #[derive(Debug)]
 pub(super) struct Checkpointing {
-    saver: Saver,
+    saver: AnySaver,
     config: CheckpointConfig,
     saved_at: Instant,
     saved_step: Option<u64>,
     newest: Option<PathBuf>,
+}
+
+/// Who writes.
+#[derive(Debug)]
+enum AnySaver {
+    /// A process alone.
+    Alone(Box<Saver>),
+    /// All ranks.
+    Shared(Box<SharedSaver>),
 }
 
 impl Checkpointing {
@@ -29,15 +39,64 @@ impl Checkpointing {
         config: &CheckpointConfig,
         resumed_from: Option<(u64, PathBuf)>,
     ) -> Result<Self> {
-        let saver = Saver::new(checkpoints, config)?;
-        let (saved_step, newest) = resumed_from.unzip();
-        Ok(Self { saver, config: config.clone(), saved_at: Instant::now(), saved_step, newest })
+        let saver = AnySaver::Alone(Box::new(Saver::new(checkpoints, config)?));
+        Ok(Self::with(saver, config, resumed_from))
     }
 
-    /// Whether this step is saved: its turn has come, it is the last or the best one.
-    pub(super) fn is_due(&self, step: u64, is_last: bool, is_best: bool) -> bool {
+    /// As [`Checkpointing::new`], of all ranks.
+    pub(super) fn shared(
+        saver: SharedSaver,
+        config: &CheckpointConfig,
+        resumed_from: Option<(u64, PathBuf)>,
+    ) -> Self {
+        Self::with(AnySaver::Shared(Box::new(saver)), config, resumed_from)
+    }
+
+    fn with(
+        saver: AnySaver,
+        config: &CheckpointConfig,
+        resumed_from: Option<(u64, PathBuf)>,
+    ) -> Self {
+        let (saved_step, newest) = resumed_from.unzip();
+        Self { saver, config: config.clone(), saved_at: Instant::now(), saved_step, newest }
+    }
+
+    /// Which arrays this rank writes, if there are others.
+    pub(super) fn share(&self) -> Option<&Share> {
+        match &self.saver {
+            AnySaver::Alone(_) => None,
+            AnySaver::Shared(saver) => Some(saver.share()),
+        }
+    }
+
+    /// Whether `every_minutes` are over since the last checkpoint, by the clock of this rank.
+    pub(super) fn is_late(&self) -> bool {
+        self.config.is_late(self.saved_at.elapsed())
+    }
+
+    /// Whether this rank has something to write that the others may wait for.
+    pub(super) fn is_busy(&self) -> bool {
+        match &self.saver {
+            AnySaver::Alone(_) => false,
+            AnySaver::Shared(saver) => saver.is_busy(),
+        }
+    }
+
+    /// No rank is busy any more, which all have agreed on.
+    ///
+    /// # Errors
+    /// When MLX fails in a collective.
+    pub(super) fn advance(&mut self) -> Result<()> {
+        match &mut self.saver {
+            AnySaver::Alone(_) => Ok(()),
+            AnySaver::Shared(saver) => saver.advance(),
+        }
+    }
+
+    /// Whether this step is saved: its turn has come, by steps or time, it is the last or the best one.
+    pub(super) fn is_due(&self, step: u64, is_last: bool, is_best: bool, is_late: bool) -> bool {
         let is_kept = is_best && self.config.keep_best > 0;
-        let is_due = is_last || is_kept || self.config.is_due(step, self.saved_at.elapsed());
+        let is_due = is_last || is_kept || is_late || self.config.is_due(step, Duration::ZERO);
         is_due && self.saved_step != Some(step)
     }
 
@@ -51,7 +110,10 @@ impl Checkpointing {
         take: impl FnOnce() -> Result<Snapshot>,
     ) -> Result<Duration> {
         let began = Instant::now();
-        self.saver.save(take)?;
+        match &mut self.saver {
+            AnySaver::Alone(saver) => saver.save(take)?,
+            AnySaver::Shared(saver) => saver.save(step, take)?,
+        }
         self.saved_at = Instant::now();
         self.saved_step = Some(step);
         Ok(began.elapsed())
@@ -64,17 +126,33 @@ impl Checkpointing {
 
     /// The saves that have ended since this was last asked.
     pub(super) fn finished(&mut self) -> Vec<SaveOutcome> {
-        let outcomes = self.saver.finished();
+        let outcomes = match &mut self.saver {
+            AnySaver::Alone(saver) => saver.finished(),
+            AnySaver::Shared(saver) => saver.finished(),
+        };
         self.note(&outcomes);
         outcomes
     }
 
-    /// Waits until all is on disk; the newest checkpoint is there then.
-    pub(super) fn finish(self) -> (Vec<SaveOutcome>, Option<PathBuf>) {
-        let outcomes = self.saver.finish();
-        let saved = outcomes.iter().filter_map(|outcome| outcome.result.as_ref().ok());
-        let newest = saved.map(|saved| saved.path.clone()).next_back().or(self.newest);
-        (outcomes, newest)
+    /// Waits until all is on disk, and tells of the saves that have ended since that was last asked.
+    ///
+    /// # Errors
+    /// When MLX fails in a collective.
+    pub(super) fn settle(&mut self) -> Result<Vec<SaveOutcome>> {
+        let outcomes = match &mut self.saver {
+            AnySaver::Alone(saver) => saver.settle(),
+            AnySaver::Shared(saver) => {
+                saver.settle()?;
+                saver.finished()
+            }
+        };
+        self.note(&outcomes);
+        Ok(outcomes)
+    }
+
+    /// The newest checkpoint that is on disk.
+    pub(super) fn newest(&self) -> Option<&PathBuf> {
+        self.newest.as_ref()
     }
 
     fn note(&mut self, outcomes: &[SaveOutcome]) {
@@ -99,11 +177,12 @@ mod tests {
         let checkpoints = Checkpoints::create(folder.path().join("checkpoints"))?;
         let config = CheckpointConfig { every_steps: 4, ..Default::default() };
         let mut saving = Checkpointing::new(checkpoints, &config, None)?;
-        let due = |saving: &Checkpointing| [3, 4, 5].map(|step| saving.is_due(step, false, false));
+        let due =
+            |saving: &Checkpointing| [3, 4, 5].map(|step| saving.is_due(step, false, false, false));
         assert_eq!(due(&saving), [false, true, false]);
         saving.save(4, || Snapshot::take::<String>(4, [], []))?;
         assert_eq!(due(&saving), [false, false, false]);
-        assert!(!saving.is_due(4, true, true) && saving.is_due(5, true, false));
+        assert!(!saving.is_due(4, true, true, false) && saving.is_due(5, true, false, false));
         saving.went_back();
         assert_eq!(due(&saving), [false, true, false]);
         Ok(())

@@ -7,6 +7,7 @@ use crate::{
     Result,
     checkpoint::CheckpointPolicy,
     config::ModelConfig,
+    distributed::Parallelism,
     optim::{Clip, GroupConfig, OptimizerConfig, Schedule, ScheduleConfig},
     profile::MemoryConfig,
     store::CheckpointConfig,
@@ -25,7 +26,7 @@ pub struct TrainConfig {
     /// After how many minutes of one process the run stops, finished or not; null is never.
     #[config(range = 0.0..)]
     pub max_minutes: Option<f64>,
-    /// How many rows one micro-batch has; a step sees this times `accumulation`.
+    /// How many rows one micro-batch has, on all ranks together; a step sees this times `accumulation`.
     #[config(default = 32, range = 1..=1_048_576)]
     pub batch_size: usize,
     /// How many micro-batches make one step. More of them take time, not memory.
@@ -52,6 +53,9 @@ pub struct TrainConfig {
     /// The value that each number of a gradient is clipped to, before the norm; null leaves them.
     #[config(range = 1e-30..)]
     pub max_grad_value: Option<f64>,
+    /// Into how many parts the run is split over ranks: `none`, `dp=4`, `fsdp=4`, `tp=2`, `pp=2`, or several of them,
+    /// as in `dp=2,tp=2`. `none` is data parallelism where several ranks are started.
+    pub parallel: Parallelism,
     /// In which dtypes a step computes and keeps its state.
     pub precision: Precision,
     /// Whether a step is traced once and replayed.

@@ -3,6 +3,7 @@
 use super::Difference;
 use crate::{
     bytes::Bytes,
+    distributed::Parallelism,
     store::{Mismatch, mismatch_lines},
 };
 use std::path::PathBuf;
@@ -173,6 +174,28 @@ pub enum TrainError {
     /// A `fast_dev_run` that could not do all that a run does.
     #[error("fast_dev_run could not save a checkpoint: see the event that says why")]
     NoCheckpointSaved,
+    /// A config that asks for another layout than that of the ranks.
+    #[error(
+        "train.parallel is `{asked}`, and the mesh of this run is `{mesh}`: give the trainer the mesh of that \
+         layout (`Trainer::mesh`), or leave parallel out"
+    )]
+    OtherMesh {
+        /// The setting.
+        asked: Parallelism,
+        /// The layout of the mesh.
+        mesh: Parallelism,
+    },
+    /// The ranks do not see the same files.
+    #[error(
+        "`{}` of rank 0 is another folder on this rank ({problem}): put the run on a file system that all ranks share",
+        .path.display()
+    )]
+    NotShared {
+        /// The folder of checkpoints.
+        path: PathBuf,
+        /// What this rank finds there.
+        problem: String,
+    },
     /// A step needs more memory than there is.
     #[error(
         "a step needs about {needed}, and {source_of_limit} is {limit}; near to the settings of this run, \

@@ -4,12 +4,13 @@ use super::TrainError;
 use crate::{
     Result,
     data::{self, Batch, Dataset, IGNORED_TARGET},
-    ffi, loss,
+    distributed::{Group, Mesh},
+    loss,
     model::{BaseModel, Loss},
 };
 use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{fmt, mem};
 
 /// Something that is measured besides the loss, such as [`accuracy`].
 pub struct Metric<'a> {
@@ -102,23 +103,31 @@ where
     M: BaseModel + ?Sized,
     D: Dataset + ?Sized,
 {
-    evaluate_batches(model, data::batches(dataset, batch_size), metrics)
+    let batches = data::batches(dataset, batch_size).map(|batch| Ok((batch?, true)));
+    evaluate_batches(model, batches, metrics, &Mesh::alone())
 }
 
-/// Evaluates a model on these batches.
+/// Evaluates a model on these batches, each of which counts or does not; ranks with other rows count together, and
+/// all get the same numbers.
 pub(super) fn evaluate_batches<M: BaseModel + ?Sized>(
     model: &mut M,
-    batches: impl Iterator<Item = Result<Batch>>,
+    batches: impl Iterator<Item = Result<(Batch, bool)>>,
     metrics: &mut [Metric<'_>],
+    mesh: &Mesh,
 ) -> Result<Evaluation> {
     model.training_mode(false);
     let mut means = Means::new(metrics.len());
     for batch in batches {
-        let values = measure(model, &batch?, metrics)?;
+        let (batch, counts) = batch?;
+        let values = measure(model, &batch, metrics)?;
         // One evaluation of all, or MLX would compute what they share again for each.
-        ffi::eval(values.iter().flat_map(|Loss { value, weight }| [value, weight]))?;
-        means.add(&values)?;
+        let arrays = values.iter().flat_map(|Loss { value, weight }| [value, weight]);
+        mesh.all().eval("the evaluation of all ranks", arrays)?;
+        if counts {
+            means.add(&values)?;
+        }
     }
+    means.sum_over_ranks(mesh.data())?;
     means.evaluation(metrics)
 }
 
@@ -157,6 +166,22 @@ impl Means {
     pub(super) fn numbers_mut(&mut self) -> impl Iterator<Item = &mut f64> {
         let means = [&mut self.loss].into_iter().chain(&mut self.metrics);
         means.flat_map(|Mean { sum, weight }| [sum, weight])
+    }
+
+    /// Makes them means over the rows of all ranks of these, which are added up in the same order on each.
+    pub(super) fn sum_over_ranks(&mut self, group: &Group) -> Result<()> {
+        if group.is_alone() {
+            return Ok(());
+        }
+        let own = self.numbers_mut().map(|number| mem::take(number).to_le_bytes());
+        let own: Vec<u8> = own.flatten().collect();
+        for bytes in group.gather_bytes(&own)? {
+            let (numbers, _) = bytes.as_chunks();
+            for (sum, &number) in self.numbers_mut().zip(numbers) {
+                *sum += f64::from_le_bytes(number);
+            }
+        }
+        Ok(())
     }
 
     /// The evaluation with these metrics.

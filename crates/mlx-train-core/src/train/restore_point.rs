@@ -5,11 +5,8 @@ use super::{
     feed::FeedPosition,
     progress::{Progress, SavedRun},
 };
-use crate::{
-    Result,
-    store::{Check, Loaded},
-};
-use std::path::PathBuf;
+use crate::{Result, store::Loaded};
+use std::path::{Path, PathBuf};
 
 /// A state of the run, to which it goes back when a step fails.
 #[derive(Debug)]
@@ -47,12 +44,17 @@ impl RestorePoint {
         Self { at: Place::Disk(checkpoint), num_used: 0 }
     }
 
-    /// The state to go back to.
+    /// The state to go back to, which `load` loads if it is on disk.
     ///
     /// # Errors
     /// [`TrainError::TooManyRollbacks`] when the run went back here too often; when a checkpoint cannot be
     /// loaded.
-    pub(super) fn take(&mut self, step: u64, reason: &str) -> Result<RunState> {
+    pub(super) fn take(
+        &mut self,
+        step: u64,
+        reason: &str,
+        load: impl FnOnce(&Path) -> Result<Loaded>,
+    ) -> Result<RunState> {
         if self.num_used >= Self::MAX_USES {
             let (rollbacks, reason) = (self.num_used, reason.to_owned());
             return Err(TrainError::TooManyRollbacks { step, rollbacks, reason }.into());
@@ -60,8 +62,7 @@ impl RestorePoint {
         self.num_used += 1;
         match &self.at {
             Place::Memory(state) => Ok((**state).clone()),
-            // This process wrote it, so its bytes are not compared with their hashes again.
-            Place::Disk(path) => Ok(RunState::of(Loaded::read(path, Check::Sizes)?)?.0),
+            Place::Disk(path) => Ok(RunState::of(load(path)?)?.0),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::TrainError;
 use crate::{
     Error, Result,
-    store::{Check, CheckpointError, Checkpoints, Loaded},
+    store::{CheckpointError, Checkpoints, Entry},
 };
 use globset::GlobBuilder;
 use serde_json::{Map, Value};
@@ -55,9 +55,9 @@ impl RunDescription {
 /// Fields that may differ from those of the checkpoint.
 ///
 /// How long a run is and when it looks, logs and saves is for its user to change at any time; threads
-/// that load data never change what is in a batch, nor gradient checkpointing and limits of memory what a step
-/// computes. With another number of steps the schedule is that of the new number from there on.
-const ALWAYS_ALLOWED: [&str; 15] = [
+/// that load data never change what is in a batch, nor gradient checkpointing, limits of memory and the ranks that
+/// share the work what a step computes. With another number of steps the schedule is that of the new number from there on.
+const ALWAYS_ALLOWED: [&str; 16] = [
     "train.steps",
     "train.epochs",
     "train.max_minutes",
@@ -71,6 +71,7 @@ const ALWAYS_ALLOWED: [&str; 15] = [
     "train.early_stopping.*",
     "train.checkpoint.*",
     "train.gradient_checkpointing",
+    "train.parallel",
     "train.memory.*",
     "train.fast_dev_run",
 ];
@@ -94,21 +95,36 @@ impl fmt::Display for Difference {
 }
 
 impl Resume {
-    /// Loads the checkpoint, every byte of which is compared with its hash.
-    pub(super) fn load(&self, checkpoints: Option<&Checkpoints>) -> Result<Loaded> {
+    /// The checkpoint that is meant; nothing of it but its manifest is read.
+    pub(super) fn find(&self, checkpoints: Option<&Checkpoints>) -> Result<Entry> {
         let there = || checkpoints.ok_or(TrainError::NoCheckpoints);
+        let not_found = |problem: String| -> Result<Entry> {
+            let path = there()?.folder().to_owned();
+            Err(CheckpointError::NotFound { path, problem }.into())
+        };
         match self {
-            Self::Latest => there()?.load_latest(Check::Hashes),
-            Self::Best => {
-                let Some(best) = there()?.best()? else {
-                    let path = there()?.folder().to_owned();
-                    let problem = "holds no checkpoint with a metric; resume the latest one".into();
-                    return Err(CheckpointError::NotFound { path, problem }.into());
-                };
-                best.load(Check::Hashes)
-            }
-            Self::Step(step) => there()?.load(*step, Check::Hashes),
-            Self::Path(path) => Loaded::read(path, Check::Hashes),
+            Self::Latest => there()?.latest_or_not_found(),
+            Self::Best => match there()?.best()? {
+                Some(best) => Ok(best),
+                None => {
+                    not_found("holds no checkpoint with a metric; resume the latest one".into())
+                }
+            },
+            Self::Step(step) => there()?.entry(*step),
+            Self::Path(path) => Ok(Entry::open(path)?),
+        }
+    }
+
+    /// An error about that checkpoint, with another one to go on from if it was to be the latest.
+    pub(super) fn blame(
+        &self,
+        checkpoints: Option<&Checkpoints>,
+        step: u64,
+        error: Error,
+    ) -> Error {
+        match (self, checkpoints) {
+            (Self::Latest, Some(checkpoints)) => checkpoints.with_older(step, error),
+            _ => error,
         }
     }
 }

@@ -10,25 +10,29 @@ use super::{
     memory_check::check_memory,
     profiling::Profiling,
     progress::{Progress, SavedRun, StepNumbers},
+    ranks::{Ranks, Signs},
     restore_point::{RestorePoint, RunState},
     resume::{self, Difference},
+    shared_loading,
+    shared_saving::{Holdings, SharedSaver},
 };
 use crate::{
     Error, Result,
     checkpoint::with_policy,
     config::ModelConfig,
     data::{self, DataLoader, Dataset},
+    distributed::{Mesh, Parallelism},
     estimate::Machine,
     ffi::{MetalCapture, device_info},
     model::BaseModel,
-    optim::Schedule,
-    profile::{self, Growing, LeakDetector, MemoryLimits, Phase},
-    store::{Check, Checkpoints, Loaded, SaveOutcome, Snapshot},
+    optim::{Optimizer, Schedule},
+    profile::{self, Growing, LeakDetector, MemoryCheck, MemoryLimits, Phase},
+    store::{Check, Checkpoints, Entry, Loaded, Manifest, SaveOutcome, SharedFolder, Snapshot},
 };
 use mlx_rs::module::{ModuleParamRef, ModuleParameters};
 use serde_json::Value;
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -45,6 +49,10 @@ const MAX_SKIPPED_IN_A_ROW: u64 = 10;
 /// A run that goes on: the model in its step, the data, and what was counted.
 pub(super) struct Run<'a, M: BaseModel + ?Sized> {
     config: TrainConfig,
+    mesh: Mesh,
+    ranks: Ranks,
+    /// What all ranks hold together, where there are several.
+    holdings: Holdings,
     step: TrainStep<'a, M>,
     feed: Feed,
     schedule: Schedule,
@@ -99,7 +107,8 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         while end.is_none() {
             let numbers = self.take_step()?;
             self.end_profile_if_due()?;
-            end = self.end();
+            let signs = self.agree()?;
+            end = self.end(signs);
             match numbers {
                 Some(numbers) => self.report_if_due(&numbers, end)?,
                 // The run went back, where all that was due is done, unless it ends with that.
@@ -110,7 +119,7 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
             if verdict.stops {
                 end = end.or(Some(End::Stopped(StopReason::EarlyStopping)));
             }
-            self.save_if_due(end.is_some(), verdict.is_best)?;
+            self.save_if_due(end.is_some(), verdict.is_best, signs.is_late)?;
         }
         self.finish(end.unwrap_or(End::Completed))
     }
@@ -154,6 +163,21 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         Ok(goes_on.then_some(numbers))
     }
 
+    /// What any rank knows that all have to act on.
+    fn agree(&mut self) -> Result<Signs> {
+        let checkpointing = self.checkpointing.as_ref();
+        let signs = self.ranks.agree_on(Signs {
+            stop: self.stop_reason(),
+            is_late: checkpointing.is_some_and(Checkpointing::is_late),
+            is_saving: checkpointing.is_some_and(Checkpointing::is_busy),
+        })?;
+        match &mut self.checkpointing {
+            Some(checkpointing) if !signs.is_saving => checkpointing.advance()?,
+            _ => {}
+        }
+        Ok(signs)
+    }
+
     /// When the last step that is recorded is over, measures the layers and writes the trace.
     fn end_profile_if_due(&mut self) -> Result<()> {
         let step = self.step_number();
@@ -161,7 +185,8 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         if !profiling.after_step()? {
             return Ok(());
         }
-        if let Some(batch) = profiling.take_batch() {
+        // A layer that is divided among ranks waits for the others.
+        if let Some(batch) = profiling.take_batch().filter(|_| self.ranks.is_alone()) {
             let batch = self.config.precision.batch_to_compute(batch)?;
             let policy = self.step.options().gradient_checkpointing.clone();
             let measure = |model: &mut M| {
@@ -175,7 +200,9 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
                 }
             }
         }
-        profiling.write(step, &mut self.on_event);
+        if self.ranks.is_first() {
+            profiling.write(step, &mut self.on_event);
+        }
         Ok(())
     }
 
@@ -233,8 +260,17 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
     /// Goes back to the last state that was kept. The data goes on, so that what failed does not come again.
     fn roll_back(&mut self, reason: &str) -> Result<()> {
         let from = self.step_number();
-        let Some(point) = &mut self.restore_point else { return Ok(()) };
-        let RunState { step: to, arrays, progress } = point.take(from, reason)?;
+        // What is being written is a state before this step, to which the run can go back when it is there. If it
+        // came afterwards, `latest` would be a step that the run has left.
+        if let Some(checkpointing) = &mut self.checkpointing {
+            let outcomes = checkpointing.settle()?;
+            self.tell_outcomes(outcomes);
+        }
+        let Some(mut point) = self.restore_point.take() else { return Ok(()) };
+        // This run wrote it, so its bytes are not compared with their hashes again.
+        let taken = point.take(from, reason, |path| self.load(path, Check::Sizes));
+        self.restore_point = Some(point);
+        let RunState { step: to, arrays, progress } = taken?;
         self.step.restore(&arrays, to)?;
         self.progress = progress;
         if let Some(checkpointing) = &mut self.checkpointing {
@@ -265,14 +301,16 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         };
         let began = Instant::now();
         let span = profile::span(Phase::Evaluation);
-        let batches = data::batches(held_out, self.config.batch_size);
+        let (part, parts) = (self.mesh.data().rank(), self.mesh.data().world_size());
+        let batches = data::parts_of_batches(held_out, self.config.batch_size, part, parts);
         let batches = batches.take(if self.config.fast_dev_run { 1 } else { usize::MAX });
         // As in a step, or float inputs would take the computation to f32.
         let precision = self.config.precision;
-        let batches = batches.map(|batch| precision.batch_to_compute(batch?));
-        let metrics = &mut self.metrics;
-        let evaluation =
-            self.step.with_evaluation_weights(|model| evaluate_batches(model, batches, metrics))?;
+        let batches = batches.map(|batch| {
+            let (batch, counts) = batch?;
+            Ok((precision.batch_to_compute(batch)?, counts))
+        });
+        let evaluation = self.step.evaluate_parts(batches, &mut self.metrics)?;
         self.step.model().training_mode(true);
         drop(span);
         let seconds = began.elapsed().as_secs_f64();
@@ -298,25 +336,31 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         Ok(Verdict { is_best, stops })
     }
 
-    fn save_if_due(&mut self, is_last: bool, is_best: bool) -> Result<()> {
+    fn save_if_due(&mut self, is_last: bool, is_best: bool, is_late: bool) -> Result<()> {
         self.tell_saves();
         let step = self.step_number();
         let Some(checkpointing) = &mut self.checkpointing else {
             return self.keep_in_memory_if_due();
         };
-        if !checkpointing.is_due(step, is_last, is_best) {
+        if !checkpointing.is_due(step, is_last, is_best, is_late) {
             return Ok(());
         }
         let (train_step, feed, progress) = (&self.step, &self.feed, &self.progress);
         let (model, config, metric) = (&self.model_name, &self.resolved, self.metric);
+        let share = checkpointing.share().cloned();
         let take = || {
+            let arrays = train_step.snapshot()?;
+            let arrays = match &share {
+                Some(share) => share.of(arrays),
+                None => arrays,
+            };
             let saved = SavedRun { data: feed.position(), progress: progress.clone() };
             Ok(Snapshot {
                 model: model.clone(),
                 progress: serde_json::to_value(saved).map_err(|e| Error::message(e.to_string()))?,
                 config: config.clone(),
                 metric,
-                ..train_step.snapshot()?.to_host(step)?
+                ..arrays.to_host(step)?
             })
         };
         let span = profile::span(Phase::Save);
@@ -350,12 +394,12 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
     /// Tells what became of the saves in the background.
     fn tell_saves(&mut self) {
         let outcomes = self.checkpointing.as_mut().map(Checkpointing::finished);
-        for outcome in outcomes.unwrap_or_default() {
-            // One that was begun before the run went back may be of a later step than this.
-            let is_earlier = outcome.step <= self.step_number();
-            if let (Ok(saved), Some(point), true) =
-                (&outcome.result, &mut self.restore_point, is_earlier)
-            {
+        self.tell_outcomes(outcomes.unwrap_or_default());
+    }
+
+    fn tell_outcomes(&mut self, outcomes: Vec<SaveOutcome>) {
+        for outcome in outcomes {
+            if let (Ok(saved), Some(point)) = (&outcome.result, &mut self.restore_point) {
                 *point = RestorePoint::on_disk(saved.path.clone());
             }
             if let Some(profiling) = &mut self.profiling {
@@ -366,16 +410,17 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
     }
 
     /// Why the run ends now, if it does.
-    fn end(&self) -> Option<End> {
-        if self.is_over() {
-            Some(End::Completed)
-        } else if self.stop.is_requested() {
-            Some(End::Stopped(StopReason::Signal))
-        } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            Some(End::Stopped(StopReason::MaxMinutes))
-        } else {
-            None
+    fn end(&self, signs: Signs) -> Option<End> {
+        if self.is_over() { Some(End::Completed) } else { signs.stop.map(End::Stopped) }
+    }
+
+    /// Why this rank asks for a stop, if it does.
+    fn stop_reason(&self) -> Option<StopReason> {
+        if self.stop.is_requested() {
+            return Some(StopReason::Signal);
         }
+        let is_over = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        is_over.then_some(StopReason::MaxMinutes)
     }
 
     /// Whether all steps were taken.
@@ -387,6 +432,16 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         self.step.state().step()
     }
 
+    /// Loads what this rank holds of a checkpoint.
+    fn load(&self, checkpoint: &Path, check: Check) -> Result<Loaded> {
+        let entry = Entry::open(checkpoint);
+        if self.ranks.is_alone() {
+            return entry?.load(check);
+        }
+        let opened = shared_loading::open(&self.ranks, entry, check)?;
+        shared_loading::read(&self.ranks, opened, &self.step, &self.holdings)
+    }
+
     fn state(&self) -> Result<RunState> {
         let (step, arrays) = (self.step_number(), self.step.snapshot()?);
         Ok(RunState { step, arrays, progress: self.progress.clone() })
@@ -396,23 +451,22 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
 /// How a run begins and how it is over.
 impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
     /// Checks what can be checked before the first step, and goes to the checkpoint to resume from.
-    pub(super) fn start(trainer: Trainer<'a, M>, loader: DataLoader) -> Result<Self> {
-        let Trainer { model, mut config, schedule, optimizer, held_out, mut metrics, .. } = trainer;
-        check_metrics(&config, held_out.is_some(), &metrics)?;
-        let (limits, memory_warning) = MemoryLimits::of(&config.memory, &device_info()?)?;
-        limits.apply()?;
-        if let Some(path) = trainer.profile.as_ref().and_then(|it| it.metal_capture.as_ref()) {
-            MetalCapture::check(path)?;
+    pub(super) fn start(mut trainer: Trainer<'a, M>, loader: DataLoader) -> Result<Self> {
+        let ranks = Ranks::of(&trainer.mesh);
+        if !ranks.is_first() {
+            // They do the same, and one of them tells it.
+            trainer.on_event = Box::new(|_| ());
+            trainer.profile.iter_mut().for_each(|profile| profile.metal_capture = None);
         }
-        let optimizer = optimizer.map_or_else(|| config.optimizer.build(&config.groups), Ok)?;
-        let given = trainer.description.with_train(config.to_value());
-        // What is wrong with the data, the first step says.
-        let batch = || loader.peek()?.ok();
-        let machine = Machine::here()?;
-        let does_not_fit = check_memory(model, &mut config, &optimizer, batch, machine)?;
-        if let Some(held_out) = held_out.filter(|_| config.sanity_batches > 0) {
-            let batches = data::batches(held_out, config.batch_size).take(config.sanity_batches);
-            evaluate_batches(model, batches, &mut metrics)?;
+        // What one rank is refused for ends all, before they wait for each other.
+        let prepared = Prepared::of(&mut trainer, loader);
+        let prepared = ranks.agree(prepared)?;
+        let Prepared { loader, optimizer, given, warnings } = prepared;
+        let Trainer { model, mut config, schedule, held_out, metrics, mesh, .. } = trainer;
+        if !ranks.is_alone() {
+            // Each rank chose for itself what `auto` stands for.
+            let policy = ranks.text_of_first(|| config.gradient_checkpointing.to_string())?;
+            config.gradient_checkpointing = policy.parse()?;
         }
         let feed = Feed::new(loader, &config);
         let batches = feed.num_batches();
@@ -420,7 +474,13 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         let schedule = schedule.map_or_else(|| config.learning_rates(steps), Ok)?;
         let (num_parameters, num_trainable) =
             (count(model.parameters()), count(model.trainable_parameters()));
-        let step = TrainStep::new(model, optimizer, config.seed, config.step_options()?)?;
+        let options = config.step_options()?;
+        let step = TrainStep::parallel(&mesh, model, optimizer, config.seed, options)?;
+        let holdings = if ranks.is_alone() {
+            Holdings::default()
+        } else {
+            Holdings::of(&ranks, &step.snapshot()?, &step.placements()?)?
+        };
         if config.fast_dev_run {
             (config.log_every, config.eval_every) = (1, 0);
         }
@@ -431,6 +491,9 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         let mut run = Self {
             steps: if config.fast_dev_run { steps.min(FAST_DEV_STEPS) } else { steps },
             config,
+            mesh,
+            ranks,
+            holdings,
             step,
             feed,
             schedule,
@@ -458,7 +521,7 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         if let Some(resumed) = resumed {
             resumed.tell(&mut run.on_event);
         }
-        for warning in memory_warning.iter().chain(&does_not_fit) {
+        for warning in &warnings {
             (run.on_event)(&Event::Warning(warning));
         }
         if let Some(options) = trainer.profile {
@@ -476,17 +539,17 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         resume: Option<&Resume>,
         allowed: &[String],
     ) -> Result<Option<Resumed>> {
-        let mut checkpoints = checkpoints;
+        let mut checkpoints = checkpoints.filter(|_| self.ranks.is_first());
         let mut resumed = None;
         if self.config.fast_dev_run {
-            let folder = TempDir::with_prefix("fast_dev_run-").map_err(|error| {
-                Error::message(format!("cannot make a temporary folder: {error}"))
-            })?;
-            checkpoints = Some(Checkpoints::create(folder.path())?);
-            self.temporary = Some(folder);
+            let made = self.ranks.is_first().then(temporary_checkpoints).transpose();
+            let (folder, in_it) = self.ranks.agree(made)?.unzip();
+            (self.temporary, checkpoints) = (folder, in_it);
         } else if let Some(resume) = resume {
-            let loaded = resume.load(checkpoints.as_ref())?;
-            resumed = Some(self.resume_from(loaded, allowed)?);
+            resumed = Some(self.resume_from(resume, checkpoints.as_ref(), allowed)?);
+        }
+        if !self.ranks.is_alone() {
+            checkpoints = shared_loading::folder_of_first(&self.ranks, checkpoints)?;
         }
         let rolls_back = self.config.non_finite == NonFinite::Rollback
             || self.config.spike.action == SpikeAction::Rollback;
@@ -499,17 +562,49 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         if let Some(checkpoints) = checkpoints {
             let config = &self.config.checkpoint;
             let saved = resumed.as_ref().map(|it| (it.step, it.checkpoint.clone()));
-            self.checkpointing = Some(Checkpointing::new(checkpoints, config, saved)?);
+            self.checkpointing = Some(if self.ranks.is_alone() {
+                Checkpointing::new(checkpoints, config, saved)?
+            } else {
+                let folder = SharedFolder { checkpoints, config: config.clone() };
+                let share = self.holdings.share.clone();
+                let shared = SharedSaver::new(self.ranks.clone(), folder, share)?;
+                Checkpointing::shared(shared, config, saved)
+            });
         }
         Ok(resumed)
     }
 
     /// Puts everything where it was when the checkpoint was saved.
-    fn resume_from(&mut self, loaded: Loaded, allowed: &[String]) -> Result<Resumed> {
+    fn resume_from(
+        &mut self,
+        resume: &Resume,
+        checkpoints: Option<&Checkpoints>,
+        allowed: &[String],
+    ) -> Result<Resumed> {
+        let compare = |manifest: &Manifest, config: &Value, checkpoint: &Path| {
+            let saved = resume::Described { model: &manifest.model, config };
+            let now = resume::Described { model: &self.model_name, config: &self.resolved };
+            resume::compare(&saved, &now, allowed, checkpoint)
+        };
+        let blame = |step: u64, error: Error| resume.blame(checkpoints, step, error);
+        let (loaded, differences) = if self.ranks.is_alone() {
+            let entry = resume.find(checkpoints)?;
+            let loaded = entry.load(Check::Hashes).map_err(|error| blame(entry.step, error))?;
+            let differences = compare(&loaded.manifest, &loaded.config, &loaded.path)?;
+            (loaded, differences)
+        } else {
+            // Rank 0 chooses, so that all go on from the same.
+            let ranks = &self.ranks;
+            let found = ranks.is_first().then(|| resume.find(checkpoints)).transpose();
+            let found = ranks.agree(found)?.map(|entry| entry.path);
+            let entry = shared_loading::entry_of_first(ranks, found)?;
+            let step = entry.as_ref().map_or(0, |entry| entry.step);
+            let opened = shared_loading::open(ranks, entry, Check::Hashes);
+            let opened = opened.map_err(|error| blame(step, error))?;
+            let differences = compare(&opened.manifest, &opened.config, &opened.path)?;
+            (shared_loading::read(ranks, opened, &self.step, &self.holdings)?, differences)
+        };
         let checkpoint = loaded.path.clone();
-        let saved = resume::Described { model: &loaded.manifest.model, config: &loaded.config };
-        let now = resume::Described { model: &self.model_name, config: &self.resolved };
-        let differences = resume::compare(&saved, &now, allowed, &checkpoint)?;
         let (RunState { step, arrays, progress }, data) = RunState::of(loaded)?;
         self.feed.resume_at(&data)?;
         self.step.restore(&arrays, step)?;
@@ -520,23 +615,18 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
     /// Waits for the last checkpoint, and tells how it went.
     fn finish(mut self, end: End) -> Result<Trained> {
         let mut checkpoint = None;
-        if let Some(checkpointing) = self.checkpointing.take() {
-            let (outcomes, newest) = checkpointing.finish();
-            for outcome in &outcomes {
-                if let Some(profiling) = &mut self.profiling {
-                    profiling.saved(&outcome.timing);
-                }
-                tell_save(outcome, &mut self.on_event);
-            }
-            checkpoint = newest;
+        if let Some(mut checkpointing) = self.checkpointing.take() {
+            let outcomes = checkpointing.settle()?;
+            self.tell_outcomes(outcomes);
+            checkpoint = checkpointing.newest().cloned();
         }
         let step = self.step_number();
-        if let Some(profiling) = &mut self.profiling {
+        if let Some(profiling) = self.profiling.as_mut().filter(|_| self.ranks.is_first()) {
             profiling.write(step, &mut self.on_event);
         }
         if self.config.fast_dev_run {
             let path = checkpoint.take().ok_or(TrainError::NoCheckpointSaved)?;
-            let (state, _) = RunState::of(Loaded::read(path, Check::Hashes)?)?;
+            let (state, _) = RunState::of(self.load(&path, Check::Hashes)?)?;
             self.step.restore(&state.arrays, state.step)?;
         }
         self.step.model().training_mode(false);
@@ -555,6 +645,64 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         }));
         Ok(Trained { history, step, outcome })
     }
+}
+
+/// What is known before ranks wait for each other.
+struct Prepared<'a> {
+    loader: DataLoader,
+    optimizer: Box<dyn Optimizer + 'a>,
+    /// The config of everything, as it was given.
+    given: Value,
+    warnings: Vec<String>,
+}
+
+impl<'a> Prepared<'a> {
+    /// Checks what a rank can check by itself, and chooses what `auto` in the config stands for.
+    fn of<M: BaseModel + ?Sized>(trainer: &mut Trainer<'a, M>, loader: DataLoader) -> Result<Self> {
+        let Trainer { model, config, held_out, metrics, mesh, .. } = trainer;
+        let parallelism = mesh.parallelism();
+        if ![Parallelism::NONE, parallelism].contains(&config.parallel) {
+            let asked = config.parallel;
+            return Err(TrainError::OtherMesh { asked, mesh: parallelism }.into());
+        }
+        check_metrics(config, held_out.is_some(), metrics)?;
+        let (limits, memory_warning) = MemoryLimits::of(&config.memory, &device_info()?)?;
+        limits.apply()?;
+        if let Some(path) = trainer.profile.as_ref().and_then(|it| it.metal_capture.as_ref()) {
+            MetalCapture::check(path)?;
+        }
+        let optimizer = trainer.optimizer.take();
+        let optimizer = optimizer.map_or_else(|| config.optimizer.build(&config.groups), Ok)?;
+        let given = trainer.description.with_train(config.to_value());
+        let data = mesh.data();
+        let loader = loader.part(data.rank(), data.world_size())?;
+        // What is wrong with the data, the first step says.
+        let batch = || loader.peek()?.ok();
+        // A rank that holds a part of the model needs less than the estimate, which is of all of it.
+        let checks = config.memory.memory_check;
+        if parallelism != Parallelism::data(data.world_size()) {
+            config.memory.memory_check = MemoryCheck::Off;
+        }
+        let does_not_fit = check_memory(*model, config, &optimizer, batch, Machine::here()?);
+        config.memory.memory_check = checks;
+        let does_not_fit = does_not_fit?;
+        if let Some(held_out) = held_out.filter(|_| config.sanity_batches > 0) {
+            let batches = data::batches(held_out, config.batch_size).take(config.sanity_batches);
+            let batches = batches.map(|batch| Ok((batch?, true)));
+            // Nothing is divided yet, so each rank does it by itself.
+            evaluate_batches(*model, batches, metrics, &Mesh::alone())?;
+        }
+        let warnings = memory_warning.into_iter().chain(does_not_fit).collect();
+        Ok(Self { loader, optimizer, given, warnings })
+    }
+}
+
+/// A folder that goes at the end, and the checkpoints of a new run in it.
+fn temporary_checkpoints() -> Result<(TempDir, Checkpoints)> {
+    let folder = TempDir::with_prefix("fast_dev_run-")
+        .map_err(|error| Error::message(format!("cannot make a temporary folder: {error}")))?;
+    let checkpoints = Checkpoints::create(folder.path())?;
+    Ok((folder, checkpoints))
 }
 
 impl Resumed {

@@ -9,6 +9,7 @@ use crate::{
     batch::Batch,
     config::ModelConfig,
     data::{DataLoader, Dataset, LoaderOptions},
+    distributed::Mesh,
     model::{BaseModel, Loss},
     optim::{Optimizer, Schedule},
     store::Checkpoints,
@@ -45,6 +46,7 @@ pub struct Trainer<'a, M: BaseModel + ?Sized> {
     pub(super) description: RunDescription,
     pub(super) profile: Option<ProfileOptions>,
     pub(super) stop: StopSignal,
+    pub(super) mesh: Mesh,
     pub(super) on_event: Box<dyn FnMut(&Event<'_>) + 'a>,
 }
 
@@ -68,8 +70,25 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
             description: RunDescription::default(),
             profile: None,
             stop: StopSignal::new(),
+            mesh: Mesh::alone(),
             on_event: Box::new(|_| ()),
         })
+    }
+
+    /// Trains as one of the ranks of a mesh, all of which call the same methods.
+    ///
+    /// `batch_size` is that of all ranks together: each has its part of the rows that one process would have, in
+    /// training and in evaluation, and the losses are those of one process. It has to be a multiple of the ranks that
+    /// share rows. (In torchtitan's terms it is `global_batch_size` of one micro-batch; `local_batch_size` is what it
+    /// leaves for a rank.)
+    ///
+    /// Rank 0 alone tells events and writes the trace; its checkpoints count, and its stop signal is that of all, as is
+    /// that of any other rank. All ranks write the arrays of a checkpoint, so its folder has to be one that they
+    /// share. A checkpoint of any layout can be resumed under any other. At the end the model of each rank has what
+    /// its rank holds.
+    #[must_use]
+    pub fn mesh(self, mesh: Mesh) -> Self {
+        Self { mesh, ..self }
     }
 
     /// Uses this optimizer in the place of the config's.

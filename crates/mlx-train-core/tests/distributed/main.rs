@@ -12,6 +12,7 @@ mod mpi;
 mod overlap;
 mod pipeline;
 mod ranks;
+mod run;
 mod split_model;
 mod tensor;
 mod trained;

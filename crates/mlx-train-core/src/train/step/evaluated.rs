@@ -5,7 +5,7 @@ use crate::{
     Array, Result,
     batch::Batch,
     distributed::{
-        Group,
+        Mesh,
         pipeline::{self, Ended, Link, Neighbour},
     },
     model::BaseModel,
@@ -19,7 +19,8 @@ use std::rc::Rc;
 impl<M: BaseModel + ?Sized> TrainStep<'_, M> {
     /// Evaluates the weights that are evaluated (the averaged ones, if weights are averaged) on these batches.
     ///
-    /// In a pipeline all stages pass the same batches, which go from stage to stage, and get the same evaluation.
+    /// Ranks that share rows pass their parts of as many batches as each other. In a pipeline all stages pass the same
+    /// batches, which go from stage to stage. All get the same evaluation, which is that of all rows.
     ///
     /// # Errors
     /// As [`evaluate`](crate::train::evaluate()).
@@ -28,27 +29,37 @@ impl<M: BaseModel + ?Sized> TrainStep<'_, M> {
         batches: impl Iterator<Item = Result<Batch>>,
         metrics: &mut [Metric<'_>],
     ) -> Result<Evaluation> {
+        self.evaluate_parts(batches.map(|batch| Ok((batch?, true))), metrics)
+    }
+
+    /// As [`TrainStep::evaluate`], of batches some of which are computed and do not count.
+    pub(in crate::train) fn evaluate_parts(
+        &mut self,
+        batches: impl Iterator<Item = Result<(Batch, bool)>>,
+        metrics: &mut [Metric<'_>],
+    ) -> Result<Evaluation> {
         let program = Rc::clone(&self.program);
-        let all = program.layout.mesh.all();
+        let mesh = &program.layout.mesh;
         self.with_evaluation_weights(|model| match &program.layout.stage {
-            None => evaluate_batches(model, batches, metrics),
-            Some(stage) => evaluate_stage(all, stage, model, batches, metrics),
+            None => evaluate_batches(model, batches, metrics, mesh),
+            Some(stage) => evaluate_stage(mesh, stage, model, batches, metrics),
         })
     }
 }
 
 /// The part of an evaluation that a stage has, and the result, which the last stage tells.
 fn evaluate_stage<M: BaseModel + ?Sized>(
-    all: &Group,
+    mesh: &Mesh,
     stage: &Stage,
     model: &mut M,
-    batches: impl Iterator<Item = Result<Batch>>,
+    batches: impl Iterator<Item = Result<(Batch, bool)>>,
     metrics: &mut [Metric<'_>],
 ) -> Result<Evaluation> {
+    let all = mesh.all();
     let mut link = Link::new(&stage.group);
     let mut means = Means::new(metrics.len());
     for batch in batches {
-        let batch = batch?;
+        let (batch, counts) = batch?;
         let [(shape, dtype), _] = stage.boundaries(model, &batch)?;
         let input = (!stage.is_first()).then(|| link.receive(&shape, dtype, Neighbour::Previous));
         let input = input.transpose()?;
@@ -65,12 +76,15 @@ fn evaluate_stage<M: BaseModel + ?Sized>(
             Ended::Whole(values) => {
                 let arrays = values.iter().flat_map(|loss| [&loss.value, &loss.weight]);
                 all.eval("the losses of the last stage", arrays)?;
-                means.add(&values)?;
+                if counts {
+                    means.add(&values)?;
+                }
             }
         }
     }
     link.end()?;
     of_last(stage, means.numbers_mut())?;
+    means.sum_over_ranks(mesh.data())?;
     means.evaluation(metrics)
 }
 
