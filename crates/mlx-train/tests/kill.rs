@@ -1,7 +1,8 @@
-//! Runs that are killed, interrupted and resumed, as real processes: nothing is lost, to the last bit.
+//! Runs that are killed, interrupted and resumed, as real processes, one or several ranks: nothing is lost, to the
+//! last bit.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-use mlx_train::store::{Check, Checkpoints};
+use mlx_train::store::{ArrayFile, Check, Checkpoints};
 use serde_json::Value;
 use std::{
     env, fs,
@@ -316,4 +317,191 @@ fn a_second_sigint_ends_the_process_at_once() {
     process.signal("INT");
     assert_eq!(process.end().code, Some(130));
     assert!(!place.has_checkpoint());
+}
+
+/// Two ranks of `mlx-train` with these arguments, in a shell that runs `before`.
+fn ranks<'a>(before: &'a str, args: &[&'a str]) -> Vec<&'a str> {
+    let launch = [
+        "launch",
+        "-n",
+        "2",
+        "--limit",
+        "2",
+        "--",
+        "sh",
+        "-c",
+        before,
+        env!("CARGO_BIN_EXE_mlx-train"),
+    ];
+    [&launch[..], args].concat()
+}
+
+/// What a shell does that becomes the rank.
+const AS_IT_IS: &str = "exec \"$0\" \"$@\"";
+
+/// The losses of all steps, and of the evaluations.
+fn losses(results: &Results) -> Vec<f64> {
+    let numbers = results.metrics.iter().filter_map(|line| line.as_object());
+    numbers
+        .flat_map(|line| [line.get("loss"), line.get("held_out_loss")])
+        .filter_map(|loss| loss?.as_f64())
+        .collect()
+}
+
+/// A few steps that are all told, with checkpoints in between.
+const FEW_STEPS: &[&str] = &[
+    "--set=train.steps=12",
+    "--set=train.log_every=1",
+    "--set=train.eval_every=5",
+    "--set=train.checkpoint.every_steps=4",
+];
+
+#[test]
+fn ranks_train_as_one_process_and_what_they_save_is_one_model() {
+    let args = [TINY, FEW_STEPS, &["--set=model.dropout=0"]].concat();
+    let (one, two) = (Place::new(), Place::new());
+    one.run(&args);
+    let stdout = two.run(&ranks(AS_IT_IS, &args));
+    assert!(stdout.contains("[0] Trained transformer") && !stdout.contains("[1]"), "{stdout}");
+    let [one_losses, two_losses] = [&one, &two].map(|place| losses(&place.results()));
+    assert_eq!(one_losses.len(), 12 + 3);
+    for (one, two) in one_losses.iter().zip(&two_losses) {
+        assert!((one - two).abs() < 1e-5 * one, "{one} of one process, {two} of two");
+    }
+    assert_eq!(one_losses.len(), two_losses.len());
+
+    let verified = two.run(&["checkpoint", "verify", "run"]);
+    assert_eq!(verified.lines().filter(|line| line.contains("ok")).count(), 3, "{verified}");
+    two.run(&["checkpoint", "export", "run", "--output=exported"]);
+    let exported = fs::read(two.0.path().join("exported/model.safetensors")).unwrap();
+    assert!(exported == two.results().weights, "the export is another model");
+    // As greedy as can be, a checkpoint of ranks says what the finished run says.
+    let say =
+        |what| two.run(&["generate", what, "--prompt=the", "--temperature=0", "--max-tokens=4"]);
+    assert_eq!(say("run/checkpoints"), say("run"));
+
+    // One process goes on from what two ranks have saved, and they from what it has saved.
+    one.run(&["train", "--resume=run/checkpoints/step-00000008"]);
+    two.run(&["train", "--resume=run/checkpoints/step-00000008"]);
+    two.run(&ranks(
+        AS_IT_IS,
+        &["train", "--resume=run/checkpoints/step-00000012", "--set=train.steps=14"],
+    ));
+    let went_on = losses(&two.results());
+    for (one, two) in one_losses.iter().zip(&went_on) {
+        assert!((one - two).abs() < 1e-5 * one, "{one} of one process, {two} of one after two");
+    }
+    assert_eq!(went_on.len(), 12 + 3 + 2 + 1);
+}
+
+#[test]
+fn every_layout_goes_on_from_what_every_other_has_saved_and_ends_in_one_model() {
+    let settings =
+        ["--set=model.dropout=0", "--set=train.ema_decay=0.9", "--set=model.num_layers=2"];
+    let args = [TINY, FEW_STEPS, &settings].concat();
+    let (one, many) = (Place::new(), Place::new());
+    one.run(&args);
+    // No layout has more steps than three, and each begins where the one before has ended.
+    many.run(&[&args[..], &["--set=train.max_minutes=0"]].concat());
+    let layouts = ["tp=2", "fsdp=2", "pp=2", "dp=2", "pp=2", "tp=2"];
+    for layout in layouts {
+        let parallel = format!("--parallel={layout}");
+        let go_on = ["train", "--resume=run", "--set=train.max_minutes=0", &parallel];
+        many.run(&ranks(AS_IT_IS, &go_on));
+    }
+    let resume = ["train", "--resume=run", "--set=train.max_minutes=null", "--parallel=fsdp=2"];
+    many.run(&ranks(AS_IT_IS, &resume));
+    let [one_losses, many_losses] = [&one, &many].map(|place| losses(&place.results()));
+    assert_eq!(one_losses.len(), many_losses.len());
+    for (one, many) in one_losses.iter().zip(&many_losses) {
+        assert!((one - many).abs() < 1e-5 * one, "{one} of one process, {many} of ranks");
+    }
+    // Each rank had a part of the weights, which are one file now: the averaged ones.
+    let stored = |place: &Place| {
+        let mut file = ArrayFile::open(place.0.path().join("run/weights.safetensors")).unwrap();
+        let names = file.names();
+        names.into_iter().map(|name| (file.read(&name).unwrap(), name)).collect::<Vec<_>>()
+    };
+    for ((one, name), (many, other)) in stored(&one).into_iter().zip(stored(&many)) {
+        assert_eq!(name, other);
+        let close = one.all_close(&many, 1e-4, 1e-5, None).unwrap();
+        assert!(close, "{name}");
+    }
+}
+
+#[test]
+fn a_rank_that_is_killed_ends_the_others_and_the_run_goes_on_to_the_same_bits() {
+    let settings =
+        ["--set=train.steps=60", "--set=train.log_every=1", "--set=train.checkpoint.every_steps=7"];
+    let args = [TINY, &settings].concat();
+    let (calm, hard) = (Place::new(), Place::new());
+    calm.run(&ranks(AS_IT_IS, &args));
+
+    let mut process =
+        hard.start(&ranks("echo rank $MLX_RANK is $$ >&2; exec \"$0\" \"$@\"", &args));
+    let mut killed = None;
+    while killed.is_none() {
+        let line = process.next_line().expect("rank 1 tells who it is");
+        killed = line.split_once("rank 1 is ").map(|(_, id)| id.to_owned());
+    }
+    process.wait_for(" 20/60 ");
+    let id = killed.unwrap_or_default();
+    assert!(Command::new("kill").args(["-s", "KILL", &id]).status().unwrap().success());
+    let Ended { code, stderr, .. } = process.end();
+    assert_ne!(code, Some(0), "{stderr}");
+    hard.verify_checkpoints();
+    let step = hard.checkpoints().unwrap().latest().unwrap().expect("it has saved").step;
+    assert!((14..60).contains(&step), "{step}: {stderr}");
+    hard.run(&ranks(AS_IT_IS, &["train", "--resume=run"]));
+    assert_eq!(hard.results(), calm.results());
+}
+
+#[test]
+fn ranks_that_are_asked_to_stop_save_once_and_say_how_to_go_on() {
+    let place = Place::new();
+    let settings = ["--set=train.steps=10000000", "--set=train.log_every=1"];
+    let mut process = place.start(&ranks(AS_IT_IS, &[TINY, &settings].concat()));
+    process.wait_for("step ");
+    process.signal("INT");
+    let Ended { code, stdout, stderr } = process.end();
+    assert_eq!(code, Some(0), "{stderr}");
+    place.verify_checkpoints();
+    let checkpoints = place.checkpoints().unwrap().list().unwrap();
+    assert_eq!(checkpoints.len(), 1, "{stderr}");
+    assert!(stdout.contains(&format!("after step {} ", checkpoints[0].step)), "{stdout}");
+    assert!(stdout.contains("mlx-train launch -n 2 -- mlx-train train --resume run"), "{stdout}");
+}
+
+#[test]
+fn a_rank_that_cannot_write_makes_the_save_fail_on_all_and_leaves_nothing() {
+    let place = Place::new();
+    // Files of rank 1 have 512 bytes at most.
+    let before = "if [ $MLX_RANK = 1 ]; then trap '' XFSZ; ulimit -f 1; fi; exec \"$0\" \"$@\"";
+    let Ended { code, stderr, .. } = place.start(&ranks(before, &[TINY, FEW_STEPS].concat())).end();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("rank 1 failed"), "{stderr}");
+    let folder = place.0.path().join("run/checkpoints");
+    let left = fs::read_dir(folder).unwrap().map(|item| item.unwrap().file_name());
+    let left: Vec<_> =
+        left.filter(|name| ![".lock", "run.json"].map(Into::into).contains(name)).collect();
+    assert_eq!(left, Vec::<std::ffi::OsString>::new());
+    assert!(!place.results().weights.is_empty());
+}
+
+#[test]
+fn ranks_that_do_not_fit_the_layout_are_refused_before_anything_is_there() {
+    let place = Place::new();
+    let args = |layout: &'static str| [TINY, &["--parallel", layout]].concat();
+    for (command, said) in [
+        (args("dp=2"), "mlx-train launch -n 2 -- mlx-train train"),
+        (ranks(AS_IT_IS, &args("dp=3")), "dp=3"),
+        (ranks(AS_IT_IS, &args("dp=2,tp=2")), "dp=2,tp=2"),
+        (args("ddp=2"), "there is no way `ddp`"),
+        (ranks(AS_IT_IS, &[TINY, &["--set=train.batch_size=3"]].concat()), "multiple of 2"),
+    ] {
+        let Ended { code, stderr, .. } = place.start(&command).end();
+        assert_ne!(code, Some(0), "{stderr}");
+        assert!(stderr.contains(said), "`{said}` is not in: {stderr}");
+        assert!(!place.has_checkpoint());
+    }
 }

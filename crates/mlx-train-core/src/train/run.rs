@@ -22,7 +22,7 @@ use crate::{
     config::ModelConfig,
     data::{self, DataLoader, Dataset},
     distributed::{Mesh, Parallelism},
-    estimate::Machine,
+    estimate::{Machine, Rows},
     ffi::{MetalCapture, device_info},
     model::BaseModel,
     optim::{Optimizer, Schedule},
@@ -461,7 +461,7 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         // What one rank is refused for ends all, before they wait for each other.
         let prepared = Prepared::of(&mut trainer, loader);
         let prepared = ranks.agree(prepared)?;
-        let Prepared { loader, optimizer, given, warnings } = prepared;
+        let Prepared { loader, optimizer, given, rows, warnings } = prepared;
         let Trainer { model, mut config, schedule, held_out, metrics, mesh, .. } = trainer;
         if !ranks.is_alone() {
             // Each rank chose for itself what `auto` stands for.
@@ -474,7 +474,8 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         let schedule = schedule.map_or_else(|| config.learning_rates(steps), Ok)?;
         let (num_parameters, num_trainable) =
             (count(model.parameters()), count(model.trainable_parameters()));
-        let options = config.step_options()?;
+        let mut options = config.step_options()?;
+        options.pipeline.rows = rows;
         let step = TrainStep::parallel(&mesh, model, optimizer, config.seed, options)?;
         let holdings = if ranks.is_alone() {
             Holdings::default()
@@ -653,6 +654,8 @@ struct Prepared<'a> {
     optimizer: Box<dyn Optimizer + 'a>,
     /// The config of everything, as it was given.
     given: Value,
+    /// What the stages of a pipeline look at the model with.
+    rows: Option<Rows>,
     warnings: Vec<String>,
 }
 
@@ -692,8 +695,11 @@ impl<'a> Prepared<'a> {
             // Nothing is divided yet, so each rank does it by itself.
             evaluate_batches(*model, batches, metrics, &Mesh::alone())?;
         }
+        let is_pipelined = !mesh.pipeline().is_alone();
+        let first = is_pipelined.then(|| loader.peek()).flatten().transpose()?;
+        let rows = first.as_ref().map(Rows::of);
         let warnings = memory_warning.into_iter().chain(does_not_fit).collect();
-        Ok(Self { loader, optimizer, given, warnings })
+        Ok(Self { loader, optimizer, given, rows, warnings })
     }
 }
 

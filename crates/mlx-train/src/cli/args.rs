@@ -1,6 +1,11 @@
 //! The command line, as clap sees it.
 
-use crate::{checkpoint::CheckpointPolicy, data::Prepare, distributed::Backend, profile::Bytes};
+use crate::{
+    checkpoint::CheckpointPolicy,
+    data::Prepare,
+    distributed::{Backend, Parallelism},
+    profile::Bytes,
+};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::{ffi::OsString, path::PathBuf};
@@ -287,6 +292,10 @@ pub(super) struct TrainArgs {
     /// selective=[mlp,attention] or auto='12 GiB'
     #[arg(long, value_name = "POLICY", help_heading = "Less memory for more time")]
     pub(super) gradient_checkpointing: Option<CheckpointPolicy>,
+    /// Split the run over ranks: dp=2, fsdp=4, tp=2, pp=2, or several as in dp=2,tp=2; `launch` starts them, and
+    /// without this they share each batch (dp)
+    #[arg(long, value_name = "LAYOUT", help_heading = "Several processes")]
+    pub(super) parallel: Option<Parallelism>,
     /// Try which batch size is the largest that runs, each in a process of its own, and train with it
     #[arg(long, conflicts_with = "resume", help_heading = "Less memory for more time")]
     pub(super) find_batch_size: bool,

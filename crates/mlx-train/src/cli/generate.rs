@@ -121,7 +121,9 @@ fn load(args: &GenerateArgs) -> Result<(Box<dyn BaseModel>, Tokenizer)> {
         )));
     }
     let mut model = settings.model.build()?;
-    load_weights(model.as_mut(), weights, &LoadOptions::default())?;
+    // The averaged weights are what a finished run leaves, and what its evaluations measure.
+    let options = LoadOptions { averaged: true, cast: true, ..LoadOptions::default() };
+    load_weights(model.as_mut(), weights, &options)?;
     Ok((model, tokenizer))
 }
 

@@ -110,7 +110,7 @@ pub(super) fn new_folder(path: PathBuf, replace: bool) -> Result<(RunFolder, Che
             "`{}` holds a run that has saved step {}; go on with `{}`, or replace it with --force",
             path.display(),
             latest.step,
-            resume_command(&path)
+            resume_command(&path, 1)
         )));
     }
     let folder = RunFolder::create(path, replace)?;
@@ -118,10 +118,13 @@ pub(super) fn new_folder(path: PathBuf, replace: bool) -> Result<(RunFolder, Che
     Ok((folder, checkpoints))
 }
 
-/// What goes on with a run, as a shell takes it.
-pub(super) fn resume_command(run: &Path) -> String {
-    let words = [program_name(), "train".into(), "--resume".into(), run.display().to_string()];
-    Environment { command: words.into(), ..Environment::default() }.command_line()
+/// What goes on with a run of as many ranks, as a shell takes it.
+pub(super) fn resume_command(run: &Path, ranks: usize) -> String {
+    let mut words =
+        [program_name(), "launch".into(), "-n".into(), ranks.to_string(), "--".into()].to_vec();
+    words.truncate(if ranks > 1 { words.len() } else { 0 });
+    words.extend([program_name(), "train".into(), "--resume".into(), run.display().to_string()]);
+    Environment { command: words, ..Environment::default() }.command_line()
 }
 
 /// The folder above; that of a relative path of one name is the current one.

@@ -13,11 +13,11 @@ use std::{
 
 /// From now on, the first signal asks the run to stop after its step, and the second ends the process.
 ///
-/// SIGHUP is left as it is: `nohup` ignores it, and has to be obeyed.
+/// SIGHUP is left as it is: `nohup` ignores it, and has to be obeyed. One of several ranks tells what it does.
 ///
 /// # Errors
 /// When the system refuses.
-pub(super) fn stop_on_signal() -> Result<StopSignal> {
+pub(super) fn stop_on_signal(tells: bool) -> Result<StopSignal> {
     let failed = |error| Error::message(format!("cannot handle signals such as Ctrl-C: {error}"));
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
     let stop = StopSignal::new();
@@ -29,8 +29,13 @@ pub(super) fn stop_on_signal() -> Result<StopSignal> {
                 low_level::exit(128 + signal);
             }
             handle.request();
-            // Nobody is left to tell when standard error is closed.
-            _ = writeln!(stderr(), "stopping after this step, and saving; again to stop at once");
+            if tells {
+                // Nobody is left to tell when standard error is closed.
+                _ = writeln!(
+                    stderr(),
+                    "stopping after this step, and saving; again to stop at once"
+                );
+            }
         }
     };
     thread::Builder::new().name("signals".into()).spawn(wait).map_err(failed)?;

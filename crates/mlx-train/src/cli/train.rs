@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Error, Result,
     data::DataError,
-    distributed::Backend,
+    distributed::{Backend, Group, Mesh, Parallelism},
     ffi::MetalCapture,
     mlx_rs::{memory::memory_limit, module::ModuleParamRef},
     model::BaseModel,
@@ -46,32 +46,54 @@ pub(super) fn settings(args: &TrainArgs) -> Result<Settings> {
 }
 
 pub(super) fn run(args: &TrainArgs, out: &mut impl Write) -> Result<(), Failure> {
-    refuse_ranks().map_err(Failure::Refused)?;
     if let Some(batch_size) = args.try_batch_size {
         let tried = batch_size::try_out(&settings(args).map_err(Failure::Refused)?, batch_size);
         return Ok(writeln!(out, "{}", json!(tried.map_err(Failure::Failed)?))?);
     }
     let mut args = args.clone();
     if args.find_batch_size {
+        refuse_ranks().map_err(Failure::Refused)?;
         let settings = settings(&args).map_err(Failure::Refused)?;
         let batch_size = batch_size::find(settings).map_err(Failure::Failed)?;
         _ = writeln!(stderr(), "trains with train.batch_size = {batch_size}");
         args.run.set.push(format!("train.batch_size={batch_size}"));
     }
-    let run = Run::prepare(&args).map_err(Failure::Refused)?;
-    let report = run.train().map_err(failure)?;
-    Ok(writeln!(out, "{report}")?)
+    let group = Group::of_environment().map_err(Failure::Refused)?;
+    // What one rank is refused for ends all, before they wait for each other.
+    let run = group.agree(Run::prepare(&args, &group)).map_err(Failure::Refused)?;
+    match run.train().map_err(failure)? {
+        Some(report) => Ok(writeln!(out, "{report}")?),
+        None => Ok(()),
+    }
 }
 
-/// Every rank would train the whole model by itself, into the same folder.
+/// A try is a process of its own, which would be none of the ranks.
 fn refuse_ranks() -> Result<()> {
     match Backend::of_environment() {
         None => Ok(()),
         Some(backend) => Err(Error::message(format!(
-            "this process is a rank of a group over {backend}, and `train` does not split a run over ranks yet; \
-             start it without `launch`, or join the group with `distributed::Group` in a program of your own"
+            "this process is a rank of a group over {backend}, and --find-batch-size tries steps of one process; find \
+             the batch size without `launch`, and multiply it by the number of ranks that share rows"
         ))),
     }
+}
+
+/// The ranks in the layout of the settings; without one, several ranks have copies of the model.
+fn mesh_of(settings: &Settings, group: &Group) -> Result<Mesh> {
+    let parallelism = match settings.train.parallel {
+        Parallelism::NONE => Parallelism::data(group.world_size()),
+        parallelism => parallelism,
+    };
+    if group.is_alone() && parallelism.num_ranks() > 1 {
+        let ranks = parallelism.num_ranks();
+        return Err(Error::message(format!(
+            "train.parallel is `{parallelism}`, which takes {ranks} ranks, and this is one process; start it with \
+             `{} launch -n {ranks} -- {} train …`",
+            program_name(),
+            program_name()
+        )));
+    }
+    Mesh::new(group, parallelism)
 }
 
 /// A checkpoint that does not fit is refused before anything is computed or written.
@@ -94,117 +116,143 @@ struct Run {
     settings: Settings,
     data: Data,
     model: Box<dyn BaseModel>,
-    folder: RunFolder,
-    checkpoints: Checkpoints,
+    mesh: Mesh,
+    /// Of rank 0, which writes for all.
+    place: Option<Place>,
     resume: Option<Resume>,
     allowed: Vec<String>,
     profile: Option<ProfileOptions>,
+}
+
+/// Where a run is written to.
+struct Place {
+    folder: RunFolder,
+    checkpoints: Checkpoints,
     /// The folder of a trial, which goes when this does.
     _trial: Option<TempDir>,
 }
 
+impl Place {
+    /// The folder of a run that goes on, or a new one with the settings.
+    fn of(
+        args: &TrainArgs,
+        origin: Option<Origin>,
+        settings: &Settings,
+        data: &Data,
+    ) -> Result<Self> {
+        if let Some(Origin { folder, checkpoints, .. }) = origin {
+            return Ok(Self { folder, checkpoints, _trial: None });
+        }
+        let mut trial = None;
+        let path = if settings.train.fast_dev_run {
+            trial.insert(trial_folder()?).path().to_owned()
+        } else {
+            args.output.clone().unwrap_or_else(|| default_folder(settings))
+        };
+        let (folder, checkpoints) = new_folder(path, args.force)?;
+        folder.write_config(&settings.to_toml()?)?;
+        if let Some(tokenizer) = &data.tokenizer {
+            tokenizer.save(folder.path(), args.force)?;
+        }
+        Ok(Self { folder, checkpoints, _trial: trial })
+    }
+}
+
 impl Run {
-    fn prepare(args: &TrainArgs) -> Result<Self> {
+    fn prepare(args: &TrainArgs, group: &Group) -> Result<Self> {
         let origin = Origin::of(args)?;
         let settings = Settings::resolve(&source(args, origin.as_ref()))?;
+        let mesh = mesh_of(&settings, group)?;
         let data = settings.data.load()?;
         let mut model = rng::scope(&rng::key(settings.train.seed)?, || settings.model.build())?;
         if let Some(path) = &args.weights {
             start_from(model.as_mut(), path)?;
         }
         check_language_model(&settings, &data, model.as_mut())?;
-        check_memory(model.as_ref())?;
+        if has_copies(&mesh) {
+            check_memory(model.as_ref())?;
+        }
         check_data(&settings, &data, model.as_mut())?;
 
         if let Some(path) = &args.metal_capture {
             MetalCapture::check(path)?;
         }
-        let (mut resume, mut trial) = (None, None);
-        let (folder, checkpoints) = if let Some(origin) = origin {
-            resume = Some(origin.resume);
-            (origin.folder, origin.checkpoints)
-        } else {
-            let path = if settings.train.fast_dev_run {
-                trial.insert(trial_folder()?).path().to_owned()
-            } else {
-                args.output.clone().unwrap_or_else(|| default_folder(&settings))
-            };
-            let (folder, checkpoints) = new_folder(path, args.force)?;
-            folder.write_config(&settings.to_toml()?)?;
-            if let Some(tokenizer) = &data.tokenizer {
-                tokenizer.save(folder.path(), args.force)?;
-            }
-            (folder, checkpoints)
-        };
-        let allowed = args.allow.clone();
+        let resume = origin.as_ref().map(|origin| origin.resume.clone());
+        let place = group.is_first().then(|| Place::of(args, origin, &settings, &data));
+        let place = place.transpose()?;
+        // All ranks take the steps that are recorded, in the same way; rank 0 writes the trace.
         let profile = args.profile.map(|steps| ProfileOptions {
             steps,
-            trace: folder.trace(),
+            trace: place.as_ref().map(|place| place.folder.trace()).unwrap_or_default(),
             metal_capture: args.metal_capture.clone(),
         });
-        Ok(Self {
-            settings,
-            data,
-            model,
-            folder,
-            checkpoints,
-            resume,
-            allowed,
-            profile,
-            _trial: trial,
-        })
+        let allowed = args.allow.clone();
+        Ok(Self { settings, data, model, mesh, place, resume, allowed, profile })
     }
 
-    /// Trains, saves, and tells the results.
-    fn train(self) -> Result<String> {
-        let Self { settings, data, mut model, folder, .. } = self;
+    /// Trains; rank 0 saves, and tells the results.
+    fn train(self) -> Result<Option<String>> {
+        let Self { settings, data, mut model, mesh, place, resume, allowed, profile } = self;
         let name = settings.model.model().name();
-        let mut recorder = RunRecorder::new(folder.clone()).title(name).unit(data.unit);
-        if let Some((label, loss)) = &data.reference {
-            recorder = recorder.reference(*label, *loss);
-        }
-        if model.as_language_model().is_some() {
-            recorder = recorder.perplexity();
-        }
-        if let Some(flops) = flops(&settings, model.as_ref()) {
-            recorder = recorder.flops_per_token(flops.per_token());
-        }
-        let began = Instant::now();
-        Memory::reset_peak()?;
-        let mut unsaved = None;
+        let is_language_model = model.as_language_model().is_some();
+        let flops = flops(&settings, model.as_ref());
         let mut trainer = Trainer::new(&mut model, settings.train.clone())?
+            .mesh(mesh.clone())
             .evaluate_on(&*data.held_out)
-            .checkpoints(self.checkpoints)
             .describe(RunDescription::new(name, settings.to_json()))
-            .allow(self.allowed)
-            .stop_on(stop_on_signal()?)
-            .on_event(|event| {
-                recorder.record(event);
-                match event {
-                    Event::Resumed { .. } => keep_config(&folder, &settings),
-                    Event::CheckpointFailed { step, .. } => unsaved = Some(*step),
-                    Event::CheckpointSaved { .. } => unsaved = None,
-                    _ => {}
-                }
-            });
-        if let Some(resume) = self.resume {
+            .allow(allowed)
+            .stop_on(stop_on_signal(place.is_some())?);
+        if let Some(resume) = resume {
             trainer = trainer.resume(resume);
         }
-        if let Some(profile) = self.profile {
+        if let Some(profile) = profile {
             trainer = trainer.profile(profile);
         }
         if data.has_classes {
             trainer = trainer.metric("accuracy", accuracy);
         }
+        let Some(Place { folder, checkpoints, _trial }) = place else {
+            trainer.run(data.training)?;
+            return Ok(None);
+        };
+
+        let ranks = mesh.all().world_size();
+        let mut recorder = RunRecorder::new(folder.clone()).title(name).unit(data.unit);
+        if let Some((label, loss)) = &data.reference {
+            recorder = recorder.reference(*label, *loss);
+        }
+        if is_language_model {
+            recorder = recorder.perplexity();
+        }
+        if let Some(flops) = flops {
+            recorder = recorder.flops_per_token(flops.per_token());
+        }
+        let began = Instant::now();
+        Memory::reset_peak()?;
+        let mut unsaved = None;
+        let trainer = trainer.checkpoints(checkpoints.clone()).on_event(|event| {
+            recorder.record(event);
+            match event {
+                Event::Resumed { .. } => keep_config(&folder, &settings),
+                Event::CheckpointFailed { step, .. } => unsaved = Some(*step),
+                Event::CheckpointSaved { .. } => unsaved = None,
+                _ => {}
+            }
+        });
         let Trained { history, step, outcome } = recorder.end(trainer.run(data.training))?;
 
         if settings.train.fast_dev_run {
-            return Ok(format!("Tried {name}: it trains, and nothing of the trial was kept"));
+            return Ok(Some(format!("Tried {name}: it trains, and nothing of the trial was kept")));
         }
         if let Outcome::Stopped { reason: StopReason::Signal, .. } = outcome {
-            return stopped(step, unsaved, &folder);
+            return stopped(step, unsaved, &folder, ranks).map(Some);
         }
-        save_weights(model.as_ref(), folder.weights())?;
+        if has_copies(&mesh) {
+            save_weights(model.as_ref(), folder.weights())?;
+        } else {
+            let averaged = settings.train.ema_decay.is_some();
+            gather_weights(&checkpoints, step, averaged, folder.weights())?;
+        }
         let peak_bytes = Memory::now()?.peak_bytes;
         let mut summary =
             Summary::new(format!("Trained {name}")).history(&history, began.elapsed(), peak_bytes);
@@ -212,22 +260,47 @@ impl Run {
             summary = summary.row(label, format!("{loss:.4}"));
         }
         if let Outcome::Stopped { reason, .. } = outcome {
-            summary = summary
-                .row("stopped", format!("{reason}; go on with {}", resume_command(folder.path())));
+            summary = summary.row(
+                "stopped",
+                format!("{reason}; go on with {}", resume_command(folder.path(), ranks)),
+            );
         }
         let path = folder.path().display();
         let report = folder.report();
         let summary = summary.row("run folder", &path).row("report", report.display());
-        Ok(match model.as_language_model() {
-            Some(_) => format!("{summary}\nNext: {} generate {path}", program_name()),
-            None => summary.to_string(),
-        })
+        Ok(Some(if is_language_model {
+            format!("{summary}\nNext: {} generate {path}", program_name())
+        } else {
+            summary.to_string()
+        }))
     }
 }
 
+/// Whether every rank has all of the model.
+fn has_copies(mesh: &Mesh) -> bool {
+    mesh.parallelism() == Parallelism::data(mesh.data().world_size())
+}
+
+/// Puts together the weights of which each rank has a part: from the last checkpoint, one array at a time.
+fn gather_weights(
+    checkpoints: &Checkpoints,
+    step: u64,
+    averaged: bool,
+    weights: PathBuf,
+) -> Result<()> {
+    let last = checkpoints.latest()?.filter(|entry| entry.step == step).ok_or_else(|| {
+        Error::message(format!(
+            "step {step} could not be saved, and each rank has a part of the weights, so `{}` is not written; go on \
+             from the checkpoint before it with --resume",
+            weights.display()
+        ))
+    })?;
+    last.save_weights(weights, averaged)
+}
+
 /// What a run that was asked to stop leaves.
-fn stopped(step: u64, unsaved: Option<u64>, folder: &RunFolder) -> Result<String> {
-    let command = resume_command(folder.path());
+fn stopped(step: u64, unsaved: Option<u64>, folder: &RunFolder, ranks: usize) -> Result<String> {
+    let command = resume_command(folder.path(), ranks);
     if unsaved == Some(step) {
         return Err(Error::message(format!(
             "the run stopped after step {step}, which could not be saved; `{command}` goes on from the \
@@ -246,6 +319,7 @@ fn start_from(model: &mut dyn BaseModel, path: &Path) -> Result<()> {
         rename: Some(&rename),
         optional: Some(&LoraLinear::is_adapter),
         one_by_one: true,
+        averaged: false,
     };
     load_weights(model, path, &options)
 }
@@ -259,6 +333,7 @@ fn source(args: &TrainArgs, origin: Option<&Origin>) -> RunSource {
     source.set.extend(args.fast_dev_run.then(|| "train.fast_dev_run=true".into()));
     let policy = args.gradient_checkpointing.as_ref();
     source.set.extend(policy.map(|policy| format!("train.gradient_checkpointing={policy}")));
+    source.set.extend(args.parallel.map(|parallel| format!("train.parallel='{parallel}'")));
     let overfit = args.overfit_batches;
     source.set.extend(overfit.map(|batches| format!("train.overfit_batches={batches}")));
     source.set.extend(args.memory.overrides());

@@ -146,19 +146,6 @@ fn a_run_that_failed_is_told_with_what_goes_on_with_it() {
 }
 
 #[test]
-fn ranks_do_not_train_the_same_run_over_each_other() {
-    let folder = tempfile::tempdir().unwrap();
-    let output = folder.path().join("run");
-    let program = env!("CARGO_BIN_EXE_mlx-train");
-    let output_flag = format!("--output={}", output.display());
-    let train = [program, "train", "--model=mlp", &output_flag];
-    let ended = launch(&[&["-n", "2", "--"], &train[..]].concat()).output().unwrap();
-    assert_eq!(ended.status.code(), Some(2));
-    assert!(text(&ended.stderr).contains("does not split a run over ranks yet"));
-    assert!(!output.exists());
-}
-
-#[test]
 fn a_rank_that_never_stops_writing_is_looked_after() {
     let script = "if [ $MLX_RANK = 1 ]; then sleep 0.5; exit 3; fi; exec yes";
     let mut launched =
