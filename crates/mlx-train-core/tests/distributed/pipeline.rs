@@ -13,6 +13,7 @@ use mlx_train_core::{
     Array, Error, Result,
     batch::{Batch, IGNORED_TARGET},
     checkpoint::CheckpointPolicy,
+    data::InMemory,
     distributed::{
         Backend, BlockCosts, Group, Mesh, Parallelism, PipelineError, PipelineOptions, Placement,
         ScheduleKind,
@@ -24,9 +25,13 @@ use mlx_train_core::{
     optim::{AdamW, Clip},
     profile::Memory,
     rng,
-    train::{CompileMode, Metric, Precision, StepOptions, StepOutput, TrainStep, accuracy},
+    store::Checkpoints,
+    train::{
+        CompileMode, Metric, Precision, Resume, StepOptions, StepOutput, TrainConfig, TrainStep,
+        Trainer, accuracy,
+    },
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, env, fs, os::unix::process::parent_id, path::Path, process};
 
 const VOCABULARY: i32 = 12;
 const WIDTH: i32 = 16;
@@ -353,6 +358,78 @@ fn numbers_that_are_not_finite_change_nothing_on_any_stage() {
         assert_ne!(values(&step)?, before);
         group.barrier()
     });
+}
+
+/// A run of six steps on numbers, or one step of it, which goes on from the last checkpoint in a folder unless it is
+/// new: losses, and those of what is held out.
+fn train_a_run(
+    mesh: &Mesh,
+    is_one_step: bool,
+    checkpoints: Option<&Path>,
+    is_new: bool,
+) -> Result<(Vec<f64>, Vec<f64>)> {
+    let mut model = rng::scope(&rng::key(0)?, || Wide::new(4, 5))?;
+    let config = TrainConfig {
+        steps: 6,
+        max_minutes: is_one_step.then_some(0.0),
+        batch_size: 4,
+        accumulation: 3,
+        learning_rate: 0.02,
+        log_every: 1,
+        eval_every: 2,
+        ..TrainConfig::default()
+    };
+    let rows = |count: i32| {
+        let x: Vec<f32> = (0..4 * count).map(|i| (i as f32 * 0.7).sin()).collect();
+        let x = Array::from_slice(&x, &[count, 4]);
+        InMemory::new(x.clone(), x.multiply(Array::from_f32(0.5))?)
+    };
+    let held_out = rows(7)?;
+    let mut trainer = Trainer::new(&mut model, config)?.mesh(mesh.clone()).evaluate_on(&held_out);
+    if let Some(path) = checkpoints.filter(|_| mesh.all().is_first()) {
+        let open = || Checkpoints::open(path).or_else(|_| Checkpoints::create(path));
+        trainer = trainer.checkpoints(open()?);
+    }
+    if !is_new {
+        trainer = trainer.resume(Resume::Latest);
+    }
+    let history = trainer.run(rows(30)?)?.history;
+    let held_out = history.held_out.iter().map(|it| it.evaluation.loss);
+    Ok((history.training.iter().map(|it| it.loss).collect(), held_out.collect()))
+}
+
+#[test]
+fn a_run_over_stages_is_that_of_one_process_and_goes_on_there_and_back() {
+    let test = "pipeline::a_run_over_stages_is_that_of_one_process_and_goes_on_there_and_back";
+    let is_rank = env::var_os("MLX_RANK").is_some();
+    let name = if is_rank { parent_id() } else { process::id() };
+    let folder = env::temp_dir().join(format!("mlx-train-test-stages-{name}"));
+    let whole = |mesh: &Mesh| train_a_run(mesh, false, None, true);
+    if !is_rank {
+        fs::create_dir(&folder).unwrap();
+        train_a_run(&Mesh::alone(), true, Some(&folder), true).unwrap();
+    }
+    run(test, 2, |group| {
+        let mesh = pipeline(group)?;
+        let (losses, held_out) = whole(&mesh)?;
+        let (expected, of_one) = whole(&Mesh::alone())?;
+        let narrow = |numbers: &[f64]| numbers.iter().map(|&it| it as f32).collect::<Vec<_>>();
+        assert_close("held-out losses", &narrow(&held_out), &narrow(&of_one), 1e-5);
+        if group.is_first() {
+            assert_close("losses", &narrow(&losses), &narrow(&expected), 1e-5);
+        }
+        train_a_run(&mesh, true, Some(&folder), false)?;
+        group.barrier()
+    });
+    if !is_rank {
+        let (losses, _) = train_a_run(&Mesh::alone(), false, Some(&folder), false).unwrap();
+        let (expected, _) = whole(&Mesh::alone()).unwrap();
+        for (loss, expected) in losses.iter().zip(&expected) {
+            assert!((loss - expected).abs() < 1e-5, "{loss} in place of {expected}");
+        }
+        assert_eq!(losses.len(), expected.len());
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }
 
 #[test]
