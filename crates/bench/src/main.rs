@@ -14,6 +14,7 @@ mod loader;
 mod loss;
 mod memory;
 mod pipeline;
+mod plan;
 mod record;
 mod small_gpt;
 mod step_overhead;
@@ -37,13 +38,15 @@ struct Args {
     memory: memory::Sizes,
     #[command(flatten)]
     pipeline: pipeline::Sizes,
+    #[command(flatten)]
+    plan: plan::Sizes,
 }
 
 /// What the benchmarks have in common.
 #[derive(Debug, clap::Args)]
 struct Options {
     /// How many steps are measured, after some that are not; `loader` takes ten times as many, `memory` as many
-    /// in each round, `pipeline` as many for each number of micro-batches, `estimate` always four
+    /// in each round, `pipeline` as many for each number of micro-batches, `plan` for each layout, `estimate` always four
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(10..))]
     steps: u32,
     /// Trace the steps of training once and replay them
@@ -67,10 +70,12 @@ enum Name {
     Memory,
     /// How long the stages of a pipeline wait, by the number of micro-batches
     Pipeline,
+    /// The planner's predictions for several layouts against what steps take
+    Plan,
 }
 
 fn main() -> Result<()> {
-    let Args { names, options, loss, memory, pipeline } = Args::parse();
+    let Args { names, options, loss, memory, pipeline, plan } = Args::parse();
     let names = if names.is_empty() { Name::value_variants() } else { &names[..] };
     for name in names {
         match name {
@@ -81,6 +86,7 @@ fn main() -> Result<()> {
             Name::Estimate => estimate::run(&options)?,
             Name::Memory => memory::run(&options, &memory)?,
             Name::Pipeline => pipeline::run(&options, &pipeline)?,
+            Name::Plan => plan::run(&options, &plan)?,
         }
     }
     Ok(())

@@ -9,6 +9,8 @@ mod estimate;
 mod lora;
 #[path = "cli/memory.rs"]
 mod memory;
+#[path = "cli/plan.rs"]
+mod plan;
 #[path = "cli/profile.rs"]
 mod profile;
 #[path = "cli/resume.rs"]
@@ -98,6 +100,7 @@ fn help_is_as_it_was() {
         ("help_train", &["train", "--help"]),
         ("help_profile", &["profile", "--help"]),
         ("help_estimate", &["estimate", "--help"]),
+        ("help_plan", &["plan", "--help"]),
         ("help_generate", &["generate", "--help"]),
         ("help_schedule", &["schedule", "--help"]),
         ("help_plot", &["plot", "--help"]),

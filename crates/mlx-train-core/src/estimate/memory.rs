@@ -62,6 +62,10 @@ pub(super) struct Memory<'g> {
     queue: Queue,
     by_purpose: ByPurpose,
     active: u64,
+    /// What there was before the step.
+    before: u64,
+    /// Whether the first evaluation has ended.
+    is_past_first: bool,
     peak: Peak,
 }
 
@@ -70,6 +74,8 @@ pub(super) struct Memory<'g> {
 pub(super) struct Peak {
     pub(super) bytes: u64,
     pub(super) by_purpose: ByPurpose,
+    /// The most that is neither a gradient nor was there before, in the first evaluation and in those after it.
+    pub(super) passing: [u64; 2],
 }
 
 struct Place {
@@ -102,6 +108,8 @@ impl<'g> Memory<'g> {
             queue: Queue::new(machine.backend),
             by_purpose: ByPurpose::default(),
             active: 0,
+            before: 0,
+            is_past_first: false,
             peak: Peak::default(),
         };
         for &array in subject.resident {
@@ -113,6 +121,8 @@ impl<'g> Memory<'g> {
         for &array in subject.held {
             this.holders[array.index()] += 1;
         }
+        this.before = this.active;
+        this.peak.passing = [0; 2];
         this
     }
 
@@ -139,6 +149,7 @@ impl<'g> Memory<'g> {
             if *waits {
                 self.wait_until(self.queue.idle_at());
             }
+            self.is_past_first = true;
         }
         self.peak
     }
@@ -239,8 +250,12 @@ impl<'g> Memory<'g> {
         self.active += bytes;
         self.by_purpose[purpose as usize] += bytes;
         if self.active > self.peak.bytes {
-            self.peak = Peak { bytes: self.active, by_purpose: self.by_purpose };
+            self.peak.bytes = self.active;
+            self.peak.by_purpose = self.by_purpose;
         }
+        let lasting = self.before + self.by_purpose[Purpose::Gradients as usize];
+        let passing = &mut self.peak.passing[usize::from(self.is_past_first)];
+        *passing = (*passing).max(self.active.saturating_sub(lasting));
         self.buffers.push(Buffer { bytes, holders: 1, purpose });
         self.buffers.len() - 1
     }

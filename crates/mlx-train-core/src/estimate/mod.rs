@@ -21,6 +21,7 @@ pub use estimator::{Change, Estimator, Fit};
 pub use machine::{Backend, Limit, LimitSource, Machine, PerBuffer};
 pub use record::{Recording, Sizes};
 pub use rows::Rows;
+pub(crate) use rule::is_view;
 
 use memory::{Memory, Purpose, Subject};
 use serde::Serialize;

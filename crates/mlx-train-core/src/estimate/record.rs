@@ -1,11 +1,14 @@
 //! A training step as MLX would compute it, recorded and not computed.
 
-use super::memory::Purpose;
+use super::{
+    machine::Machine,
+    memory::{Memory, Purpose, Subject},
+};
 use crate::{
     Array, Error, Result,
     batch::Batch,
     ffi::{self, Noted},
-    graph::{ArrayId, Graph},
+    graph::{ArrayId, Graph, Operation},
     model::BaseModel,
     optim::Optimizer,
     train::{StepOptions, TrainStep},
@@ -174,6 +177,38 @@ impl Recording {
             rest = after;
         }
         Ok(Self { evaluations: lists, resident, held, purposes, sizes, graph })
+    }
+
+    /// The most bytes that the first evaluation of a step holds besides gradients and what was there before: of a step
+    /// of one micro-batch, what waits for the backward pass, and what that works with.
+    pub(crate) fn passing_bytes(&self, machine: &Machine) -> u64 {
+        // What only waits for the evaluations after it is no part of it.
+        self.passing(machine, self.evaluations.get(..1).unwrap_or_default())[0]
+    }
+
+    /// The same of the evaluations after the first: what the update works with.
+    pub(crate) fn update_bytes(&self, machine: &Machine) -> u64 {
+        self.passing(machine, &self.evaluations)[1]
+    }
+
+    fn passing(&self, machine: &Machine, evaluations: &[(Vec<ArrayId>, bool)]) -> [u64; 2] {
+        let Self { graph, resident, held, purposes, .. } = self;
+        let subject = Subject { graph, resident, held, purposes };
+        Memory::new(&subject, machine).evaluate(evaluations).passing
+    }
+
+    /// The operations of the step, without those that make what was there before, and whether each belongs to the
+    /// update and not to the passes through the model: no gradient needs it.
+    pub(crate) fn operations(&self) -> Vec<(&Operation, bool)> {
+        let Self { graph, resident, purposes, .. } = self;
+        let is_gradient = |id: &ArrayId| purposes[id.index()] == Some(Purpose::Gradients);
+        let gradients: Vec<ArrayId> = graph.ids().filter(is_gradient).collect();
+        let passes = graph.needed_by(&gradients, resident);
+        let all = graph.needed_by(graph.outputs(), resident);
+        let kept = graph.operations().iter().zip(passes.into_iter().zip(all));
+        kept.filter(|(_, (_, is_needed))| *is_needed)
+            .map(|(operation, (passes, _))| (operation, !passes))
+            .collect()
     }
 
     /// The graph of the step.

@@ -89,3 +89,8 @@ pub(super) fn rule(name: &str) -> Rule {
         _ => Rule::Fresh,
     }
 }
+
+/// Whether the operation of this name computes nothing and copies nothing, as far as its name tells.
+pub(crate) fn is_view(name: &str) -> bool {
+    matches!(rule(name), Rule::View(_))
+}

@@ -27,6 +27,23 @@ impl Graph {
         }
     }
 
+    /// Whether `operation` is a product of matrices, a convolution or attention.
+    pub fn is_product(operation: &Operation) -> bool {
+        let products = [
+            "Matmul",
+            "AddMM",
+            "GatherMM",
+            "BlockMaskedMM",
+            "QuantizedMatmul",
+            "QQMatmul",
+            "GatherQMM",
+            "Convolution",
+            "ScaledDotProductAttention",
+            "ScaledDotProductAttentionVJP",
+        ];
+        products.contains(&operation.name.as_str())
+    }
+
     /// The floating-point operations of all operations together.
     pub fn total_flops(&self) -> f64 {
         self.operations().iter().map(|operation| self.flops(operation)).sum()

@@ -121,6 +121,29 @@ impl Graph {
         &self.outputs
     }
 
+    /// Which of the operations `targets` need, when the arrays `there` have values.
+    pub(crate) fn needed_by(&self, targets: &[ArrayId], there: &[ArrayId]) -> Vec<bool> {
+        let mut is_there = vec![false; self.arrays.len()];
+        for array in there {
+            is_there[array.index()] = true;
+        }
+        let mut is_needed = vec![false; self.arrays.len()];
+        for target in targets {
+            is_needed[target.index()] = true;
+        }
+        let mut operations = vec![false; self.operations.len()];
+        for (index, operation) in self.operations.iter().enumerate().rev() {
+            let makes = |made: &ArrayId| is_needed[made.index()] && !is_there[made.index()];
+            operations[index] = operation.outputs.iter().any(makes);
+            if operations[index] {
+                for input in &operation.inputs {
+                    is_needed[input.index()] = true;
+                }
+            }
+        }
+        operations
+    }
+
     /// The array of this name.
     pub fn find(&self, name: &str) -> Option<ArrayId> {
         let index = self.arrays.iter().position(|array| array.name.as_deref() == Some(name))?;

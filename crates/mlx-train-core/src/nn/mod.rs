@@ -20,6 +20,7 @@ mod kv_cache;
 mod linear;
 pub(crate) mod lora;
 mod norm;
+mod shortened;
 mod split;
 mod stack;
 
@@ -32,4 +33,5 @@ pub use kv_cache::{KvCache, LayerCache};
 pub use linear::{Linear, LinearBuilder};
 pub use lora::{LoraConfig, LoraLinear};
 pub use mlx_rs::nn::{LayerNorm, LayerNormBuilder, RmsNorm, RmsNormBuilder, Rope, RopeBuilder};
+pub(crate) use shortened::shortened;
 pub use stack::Stack;

@@ -1,5 +1,6 @@
 //! Repeated blocks.
 
+use super::shortened::keep;
 use crate::{
     Array, Result,
     checkpoint::{self, CheckpointPolicy, checkpointed_blocks, with_policy},
@@ -36,7 +37,7 @@ pub struct Stack<B> {
 impl<B> Stack<B> {
     /// Stacks blocks, the first of which runs first.
     pub fn new(blocks: Vec<B>) -> Self {
-        Self { blocks, policy: None }
+        Self { blocks: keep(blocks), policy: None }
     }
 
     /// Which of the blocks, or of the parts in them, are checkpointed, whatever the policy around the stack is;

@@ -15,7 +15,7 @@ use std::path::Path;
 ///     "gradient_checkpointing": "full", "batch_size": 8, "accumulation": 2, "blocks": [12],
 ///     "predicted_bytes": 1073741824, "predicted_seconds": 0.5}}"#)?;
 /// assert_eq!(choice.rows(), 16);
-/// assert_eq!(choice.overrides()[0], "train.parallel=fsdp=4");
+/// assert_eq!(choice.overrides()[0], "train.parallel='fsdp=4'");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,8 +92,8 @@ impl Choice {
     /// The same as overrides of a config.
     pub fn overrides(&self) -> Vec<String> {
         vec![
-            format!("train.parallel={}", self.parallel),
-            format!("train.gradient_checkpointing={}", self.gradient_checkpointing),
+            format!("train.parallel='{}'", self.parallel),
+            format!("train.gradient_checkpointing='{}'", self.gradient_checkpointing),
             format!("train.batch_size={}", self.batch_size),
             format!("train.accumulation={}", self.accumulation),
         ]

@@ -1,6 +1,10 @@
 //! The devices that a run may have, and what connects them.
 
-use crate::{bytes::Bytes, config::ModelConfig, distributed::Backend};
+use crate::{
+    Error, Result, bytes::Bytes, config::ModelConfig, distributed::Backend, estimate::Machine,
+    ffi::device_info, profile::peak_flops,
+};
+use mlx_rs::Dtype;
 use serde::Serialize;
 
 /// More devices are not planned for.
@@ -118,6 +122,34 @@ impl Cluster {
     pub fn of(count: usize, device: Device, link: Link, backend: Backend) -> Self {
         let host = Host { count: 1, devices: count, device, link };
         Self { backend: backend.into(), overlap: 0.0, link, hosts: vec![host] }
+    }
+
+    /// `count` devices like the default one of this process, with rough figures where none are measured: half of the
+    /// peak that its maker tells, and links as `backend` has them: Ethernet of 10 Gbit/s for a ring or MPI,
+    /// Thunderbolt 5 for JACCL, `NVLink` for NCCL.
+    ///
+    /// # Errors
+    /// When MLX fails, or does not say how much memory there is.
+    pub fn like_here(count: usize, backend: Backend) -> Result<Self> {
+        let (info, machine) = (device_info()?, Machine::here()?);
+        let unknown =
+            || Error::message("MLX does not say how much memory there is; write a cluster file");
+        let limit = machine.limit.ok_or_else(unknown)?;
+        let bf16_peak = peak_flops(&info, Dtype::Bfloat16);
+        let device = Device {
+            name: info.name,
+            memory: Bytes(limit.bytes),
+            f32_flops: machine.flops_per_second,
+            bf16_flops: bf16_peak.map_or(machine.flops_per_second, |peak| 0.5 * peak),
+            bytes_per_second: machine.bytes_per_second,
+            seconds_per_operation: machine.seconds_per_operation,
+        };
+        let (bytes_per_second, latency_seconds) = match backend {
+            Backend::Ring | Backend::Mpi => (1.25e9, 1e-4),
+            Backend::Jaccl => (8e9, 1e-5),
+            Backend::Nccl => (2e11, 1e-5),
+        };
+        Ok(Self::of(count, device, Link { bytes_per_second, latency_seconds }, backend))
     }
 
     /// How many devices there are.

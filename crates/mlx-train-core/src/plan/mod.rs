@@ -15,8 +15,13 @@ mod choice;
 mod cluster;
 mod collectives;
 mod error;
+mod fit;
+mod forward;
+mod measure;
 mod memory;
+mod names;
 mod ranks;
+mod record;
 #[cfg(test)]
 mod samples;
 mod search;
@@ -24,6 +29,7 @@ mod site;
 mod stages;
 mod text;
 mod time;
+mod traffic;
 mod work;
 mod workload;
 

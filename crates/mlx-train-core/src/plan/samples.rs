@@ -23,6 +23,7 @@ pub(super) fn workload() -> Workload {
         micro_batch: Work { flops: 0.0, bytes: 0.0, operations: 10.0 },
         saved_bytes,
         kept_bytes: 0.0,
+        extra_bytes: 0.0,
         rerun,
         checkpointed: rerun,
     };
@@ -44,7 +45,10 @@ pub(super) fn workload() -> Workload {
         ],
         optimizer_bytes: 8.0,
         gradient_bytes: 4.0,
+        travelling_bytes: 4.0,
         update: Work { flops: 0.0, bytes: 28.0, operations: 12.0 },
+        update_bytes: 8.0,
+        updated_together: 1e6,
         boundary_bytes: 5e5,
         batch_bytes: 1e3,
         policies: vec![
@@ -54,8 +58,8 @@ pub(super) fn workload() -> Workload {
         before: Work { flops: 0.0, bytes: 1e6, operations: 1.0 },
         outside: vec![outside(1), outside(32)],
         tensor: TensorSplit {
-            allowed: vec![2, 4, 8],
-            refusal: "16 heads".into(),
+            max_ranks: 8,
+            refusals: [3, 5, 6, 7].map(|ranks| (ranks, "8 heads".to_owned())).into(),
             sums: 2.0,
             flops: 1.0,
             bytes: 0.5,

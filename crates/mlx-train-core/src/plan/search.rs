@@ -164,8 +164,8 @@ fn refusal(workload: &Workload, cluster: &Cluster, layout: &Parallelism) -> Opti
     if !rows.is_multiple_of(data) {
         return Some(format!("{rows} rows are not divided by {data}"));
     }
-    if !workload.tensor.allows(tensor) {
-        return Some(workload.tensor.refusal.clone());
+    if let Some(reason) = workload.tensor.refusal(tensor) {
+        return Some(reason);
     }
     if pipeline > num_blocks {
         return Some(format!("{pipeline} stages of {num_blocks} blocks that are alike"));
@@ -277,9 +277,10 @@ mod tests {
 
     #[test]
     fn what_fits_nowhere_is_refused_with_what_would() {
-        let refused = plan(&workload(), &cluster(2, 64 << 20), None).expect_err("it is too little");
+        let refused = plan(&workload(), &cluster(2, 32 << 20), None).map(drop);
+        let refused = refused.expect_err("it is too little");
         let message = refused.to_string();
-        assert!(message.contains("2 devices") && message.contains("64.0 MiB"), "{message}");
+        assert!(message.contains("2 devices") && message.contains("32.0 MiB"), "{message}");
         assert!(message.contains("it fits in") && message.contains("such devices as"), "{message}");
     }
 
@@ -287,6 +288,7 @@ mod tests {
     fn layouts_that_cannot_be_are_named_with_the_reason() {
         let mut workload = workload();
         workload.rows = 4;
+        workload.tensor.refusals.insert(8, "12 heads are not divided by 8".into());
         let link = Link { bytes_per_second: 1e9, latency_seconds: 1e-4 };
         let reason = |backend, layout: &str| {
             let cluster = Cluster::of(16, device(64 * GIB), link, backend);
@@ -294,12 +296,14 @@ mod tests {
             refusal(&workload, &cluster, &layout).unwrap_or_default()
         };
         assert!(reason(Backend::Ring, "dp=16").contains("4 rows are not divided by 16"));
-        assert!(reason(Backend::Ring, "tp=16").contains("16 heads"));
+        assert!(reason(Backend::Ring, "tp=16").contains("8 ranks at most"));
+        assert!(reason(Backend::Mpi, "dp=2,tp=8").contains("12 heads"));
         assert!(reason(Backend::Ring, "pp=16").contains("16 stages of 4 blocks"));
         assert!(reason(Backend::Nccl, "tp=4,pp=4").contains("nccl has no sends"));
         assert!(reason(Backend::Ring, "dp=4,tp=4").contains("ring cannot split"));
         assert_eq!(reason(Backend::Mpi, "dp=2,tp=2,pp=4"), "");
-        let none = plan(&workload, &Cluster::of(7, device(GIB), link, Backend::Ring), None);
+        let seven = Cluster::of(7, device(GIB), link, Backend::Ring);
+        let none = plan(&workload, &seven, None).map(drop);
         assert!(none.expect_err("7 is prime").to_string().contains("no layout takes 7 devices"));
     }
 

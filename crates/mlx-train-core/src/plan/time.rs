@@ -17,8 +17,8 @@ use super::{
 };
 use serde::Serialize;
 
-/// A gradient travels as f32.
-const TRAVELLING_BYTES: f64 = 4.0;
+/// Adding a gradient to the mean of those before it: `a + (b - a) * share`, of f32, reads and writes so many bytes.
+const MERGED_BYTES: f64 = 32.0;
 
 /// The backward pass takes about twice as long as the forward pass.
 const BACKWARD_SHARE: f64 = 2.0 / 3.0;
@@ -145,7 +145,10 @@ fn micro_batch(
     let number = blocks as f64;
     let boundary = workload.boundary_bytes * rows;
     let block = workload.tensor.of_block(block_work(pace), layout.tensor);
-    let work = block * number + other_work(workload, site, pace, stage);
+    let mut work = block * number + other_work(workload, site, pace, stage);
+    if pace.micro_batches > 1 {
+        work.bytes += MERGED_BYTES * trained(workload, site, stage, blocks).numbers;
+    }
     let compute = slowest(workload, site, stage, work);
 
     let is_last = stage + 1 == layout.pipeline;
@@ -160,29 +163,41 @@ fn micro_batch(
 
     let mut sharding = 0.0;
     if layout.is_sharded {
-        let (block, outside) = gathered_bytes(workload, site, stage);
+        let [block, outside] = passed_on(workload, site, stage);
         let gathers = 1.0 + cost.checkpointed;
+        let ring = &groups.data;
         sharding = number
-            * (gathers * groups.data.all_gather(block) + groups.data.reduce_scatter(block))
-            + groups.data.all_gather(outside)
-            + groups.data.reduce_scatter(outside);
+            * (gathers * ring.all_gather(block.weights) + ring.reduce_scatter(block.gradients))
+            + ring.all_gather(outside.weights)
+            + ring.reduce_scatter(outside.gradients);
         sharding = waited_for(sharding, compute, site.overlap);
     }
     Parts { compute, tensor, pipeline, sharding }
 }
 
-/// What is gathered of one block, and of what is not in blocks.
-fn gathered_bytes(workload: &Workload, site: &Site<'_>, stage: usize) -> (f64, f64) {
-    let mut bytes = (0.0, 0.0);
+/// What ranks that share a batch gather and scatter, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct PassedOn {
+    weights: f64,
+    gradients: f64,
+}
+
+/// What is passed on of one block, and of what is not in blocks.
+fn passed_on(workload: &Workload, site: &Site<'_>, stage: usize) -> [PassedOn; 2] {
+    let mut passed = [PassedOn::default(); 2];
     for parameter in &workload.parameters {
-        let gathered = parameter.held(site.layout.tensor, 1) * parameter.item_bytes as f64;
-        match parameter.place {
-            Place::Block => bytes.0 += gathered,
-            place if is_on(place, stage, site.layout.pipeline) => bytes.1 += gathered,
-            _ => {}
+        let part = match parameter.place {
+            Place::Block => &mut passed[0],
+            place if is_on(place, stage, site.layout.pipeline) => &mut passed[1],
+            _ => continue,
+        };
+        let numbers = parameter.held(site.layout.tensor, 1);
+        part.weights += numbers * parameter.item_bytes as f64;
+        if parameter.is_trained {
+            part.gradients += numbers * workload.travelling_bytes;
         }
     }
-    bytes
+    passed
 }
 
 /// The sum of the gradients of copies of a stage.
@@ -197,7 +212,7 @@ fn gradients(
         return 0.0;
     }
     let Trained { numbers, .. } = trained(workload, site, stage, blocks);
-    let seconds = site.groups.data.all_reduce(numbers * TRAVELLING_BYTES);
+    let seconds = site.groups.data.all_reduce(numbers * workload.travelling_bytes);
     // They are added up once, after the last micro-batch.
     waited_for(seconds, BACKWARD_SHARE * compute, site.overlap)
 }
@@ -209,7 +224,11 @@ fn tied(workload: &Workload, site: &Site<'_>) -> f64 {
     }
     let both = workload.parameters.iter().filter(|it| it.place == Place::Both && it.is_trained);
     let numbers: f64 = both.map(|it| it.held(site.layout.tensor, 1)).sum();
-    if numbers > 0.0 { site.groups.pipeline.all_reduce(numbers * TRAVELLING_BYTES) } else { 0.0 }
+    if numbers > 0.0 {
+        site.groups.pipeline.all_reduce(numbers * workload.travelling_bytes)
+    } else {
+        0.0
+    }
 }
 
 fn update(workload: &Workload, site: &Site<'_>, stage: usize, blocks: usize) -> f64 {
@@ -265,4 +284,122 @@ fn slowest(workload: &Workload, site: &Site<'_>, stage: usize, work: Work) -> f6
 /// What is left of `seconds` when as much of it passes during `meanwhile` as `overlap` says.
 fn waited_for(seconds: f64, meanwhile: f64, overlap: f64) -> f64 {
     seconds - overlap * seconds.min(meanwhile)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{
+        cluster::Cluster,
+        ranks::Ranks,
+        samples::{cluster, workload},
+    };
+
+    const NUMBERS: f64 = 1_048_576.0;
+    /// The sample's link, in bytes per second, and its latency.
+    const LINK: f64 = 1e10;
+    const LATENCY: f64 = 1e-5;
+
+    fn step(cluster: &Cluster, layout: &str, policy: usize, micro_batches: usize) -> Seconds {
+        let workload = workload();
+        let layout = layout.parse().expect("a layout");
+        let site = Site::new(layout, cluster, &Ranks::of(cluster), None);
+        let rows = 32.0 / (site.layout.data * micro_batches) as f64;
+        let pace = Pace { cost: &workload.policies[policy], micro_batches, rows };
+        let blocks = blocks(&workload, &site, pace);
+        seconds(&workload, &site, pace, &blocks)
+    }
+
+    fn near(found: f64, expected: f64) {
+        assert!((found / expected - 1.0).abs() < 1e-9, "{found} {expected}");
+    }
+
+    /// One block of a micro-batch of so many rows: 6 GFLOP and 1 MB a row, and ten operations.
+    fn block(rows: f64) -> f64 {
+        rows * (6e9 / 1e12 + 1e6 / 1e11) + 10.0 * 1e-6
+    }
+
+    /// What is outside of blocks: 6 GFLOP a row; before it, a look-up of 1 MB a row that is a part of the rest
+    /// where one stage has both ends.
+    fn outside(rows: f64) -> f64 {
+        rows * 6e9 / 1e12 + (1e6 * rows).max(1e6) / 1e11 + (10.0_f64).max(rows) * 1e-6
+    }
+
+    #[test]
+    fn a_device_alone_computes_and_updates() {
+        let found = step(&cluster(1, 1 << 40), "none", 0, 1);
+        near(found.compute, 4.0 * block(32.0) + outside(32.0));
+        // Six parameters of 2^20 numbers: 28 bytes and, of each array, 12 operations.
+        near(found.update, 6.0 * NUMBERS * 28.0 / 1e11 + 6.0 * 12e-6);
+        near(found.total(), found.compute + found.update);
+    }
+
+    #[test]
+    fn copies_add_up_their_gradients_once() {
+        let found = step(&cluster(4, 1 << 40), "dp=4", 0, 2);
+        near(found.compute, 2.0 * (4.0 * block(4.0) + outside(4.0) + 6.0 * NUMBERS * 32.0 / 1e11));
+        near(found.gradients, 1.5 * 6.0 * NUMBERS * 4.0 / LINK + 6.0 * LATENCY);
+        near(found.total(), found.compute + found.gradients + found.update);
+    }
+
+    #[test]
+    fn shards_gather_twice_where_blocks_are_checkpointed_and_scatter_as_whole_sums_over_mpi() {
+        let bytes = NUMBERS * 4.0;
+        let gather = 0.75 * bytes / LINK + 3.0 * LATENCY;
+        let found = |policy| step(&cluster(4, 1 << 40), "fsdp=4", policy, 1);
+        // Four blocks, and before and after them one parameter each.
+        let outside =
+            1.5 * bytes / LINK + 3.0 * LATENCY + 2.0 * (1.5 * bytes / LINK + 3.0 * LATENCY);
+        near(found(0).sharding, 4.0 * (gather + 2.0 * gather) + outside);
+        near(found(1).sharding, 4.0 * (2.0 * gather + 2.0 * gather) + outside);
+        near(found(0).update, 6.0 * NUMBERS / 4.0 * 28.0 / 1e11 + 6.0 * 12e-6);
+    }
+
+    #[test]
+    fn tensor_ranks_divide_products_and_add_up_after_each_part() {
+        let found = step(&cluster(2, 1 << 40), "tp=2", 0, 1);
+        let block = 32.0 * (3e9 / 1e12 + 0.75e6 / 1e11) + 10e-6;
+        let outside = 32.0 * (3e9 / 1e12 + 0.75e6 / 1e11) + 32e-6;
+        near(found.compute, 4.0 * block + outside);
+        // Two sums a block forward and two backward, and one at either end, of 16 MB each.
+        near(found.tensor, (4.0 * 4.0 + 2.0) * (32.0 * 5e5 / LINK + 2.0 * LATENCY));
+        let again = step(&cluster(2, 1 << 40), "tp=2", 1, 1);
+        near(again.tensor, (4.0 * 6.0 + 2.0) * (32.0 * 5e5 / LINK + 2.0 * LATENCY));
+    }
+
+    #[test]
+    fn equal_stages_wait_as_the_formula_of_the_bubble_says() {
+        // Without ends, so that stages are equal.
+        let mut workload = workload();
+        workload.before = Work::default();
+        for cost in &mut workload.outside {
+            cost.work = Work::default();
+        }
+        workload.parameters.retain(|parameter| parameter.place == Place::Block);
+        let cluster = cluster(4, 1 << 40);
+        let site =
+            Site::new("pp=4".parse().expect("a layout"), &cluster, &Ranks::of(&cluster), None);
+        let pace = Pace { cost: &workload.policies[0], micro_batches: 8, rows: 4.0 };
+        let found = seconds(&workload, &site, pace, &[1; 4]);
+        let merged = NUMBERS * 32.0 / 1e11;
+        near(found.compute, 8.0 * (block(4.0) + merged));
+        // (p - 1) / m of the time of the stages; the two ends send to one side alone.
+        let send = 4.0 * 5e5 / LINK + LATENCY;
+        near(found.pipeline, 8.0 * 2.0 * send);
+        near(found.bubble, 3.0 * (block(4.0) + merged) + 4.0 * send);
+    }
+
+    #[test]
+    fn what_passes_during_the_computation_is_not_waited_for() {
+        let mut cluster = cluster(4, 1 << 40);
+        let all = step(&cluster, "dp=4", 0, 1).gradients;
+        cluster.overlap = 1.0;
+        let found = step(&cluster, "dp=4", 0, 1);
+        near(found.gradients + 1.0, (all - BACKWARD_SHARE * found.compute).max(0.0) + 1.0);
+        cluster.overlap = 0.5;
+        near(
+            step(&cluster, "dp=4", 0, 1).gradients,
+            all - 0.5 * all.min(BACKWARD_SHARE * found.compute),
+        );
+    }
 }

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::checkpoint::CheckpointPolicy;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// What a step of a model costs: recorded from the model by [`Workload::of`], or written down by hand.
 ///
@@ -29,8 +30,14 @@ pub struct Workload {
     pub optimizer_bytes: f64,
     /// Bytes of the gradient of each trained number, as the backward pass makes it.
     pub gradient_bytes: f64,
+    /// Bytes of it as it travels between ranks that share a batch.
+    pub travelling_bytes: f64,
     /// The update of each trained number; its `operations` are those of each trained array.
     pub update: Work,
+    /// Bytes that the update works with besides, for each number of those that are updated at a time.
+    pub update_bytes: f64,
+    /// How many numbers are updated at a time, unless one parameter has more.
+    pub updated_together: f64,
     /// Bytes of a row between two blocks.
     pub boundary_bytes: f64,
     /// Bytes of a row of inputs and targets.
@@ -91,6 +98,8 @@ pub struct BlockCost {
     pub saved_bytes: f64,
     /// Bytes that are kept besides, such as copies of weights in another dtype.
     pub kept_bytes: f64,
+    /// Bytes that the backward pass works with besides what it does under no policy, for each row.
+    pub extra_bytes: f64,
     /// The share of the forward pass that runs again.
     pub rerun: f64,
     /// The share of blocks that are checkpointed as a whole.
@@ -111,10 +120,10 @@ pub struct OutsideCost {
 /// How much of a model is divided among tensor ranks.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TensorSplit {
-    /// The numbers of ranks above 1 that it can be divided among.
-    pub allowed: Vec<usize>,
-    /// Why it cannot be divided among others.
-    pub refusal: String,
+    /// Among how many ranks it can be divided at most.
+    pub max_ranks: usize,
+    /// The numbers of ranks up to that which it cannot be divided among, and why.
+    pub refusals: BTreeMap<usize, String>,
     /// How many sums over ranks the forward pass of a block has; the backward pass has as many.
     pub sums: f64,
     /// The share of the products of a block that is divided.
@@ -189,9 +198,13 @@ impl Parameter {
 }
 
 impl TensorSplit {
-    /// Whether layers can be divided among so many ranks.
-    pub(super) fn allows(&self, ranks: usize) -> bool {
-        ranks == 1 || self.allowed.contains(&ranks)
+    /// Why layers cannot be divided among so many ranks, if they cannot.
+    pub(super) fn refusal(&self, ranks: usize) -> Option<String> {
+        let max_ranks = self.max_ranks.max(1);
+        if ranks > max_ranks {
+            return Some(format!("layers are divided among {max_ranks} ranks at most"));
+        }
+        self.refusals.get(&ranks).cloned()
     }
 
     /// What each of `ranks` has to do of the work of a block.

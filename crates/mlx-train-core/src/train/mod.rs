@@ -40,6 +40,7 @@ pub use outcome::{Outcome, StopReason, Trained};
 pub use profiling::ProfileOptions;
 pub use resume::{Difference, Resume, RunDescription};
 pub use spike::{Spike, SpikeAction, SpikeConfig};
+pub(crate) use step::STARTED_TOGETHER;
 pub use step::{
     Communication, CompileMode, NonFinite, NotFiniteGradients, Precision, StageTimes, StateArrays,
     StatePlacements, StepOptions, StepOutput, TrainState, TrainStep,

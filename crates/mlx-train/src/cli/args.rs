@@ -39,6 +39,13 @@ pub(super) fn command(program: &str) -> clap::Command {
                 "estimate --model mlp --input-shape 784 --batch 512",
             ]))
         })
+        .mut_subcommand("plan", |plan| {
+            plan.after_help(examples(&[
+                "plan --model transformer --set model.preset=llama-8b --cluster macs.toml --output plan.json",
+                "plan --config train.toml --devices 8 --backend nccl --budget 64GiB --dry-run",
+                "plan --measure --cluster here.toml",
+            ]))
+        })
         .mut_subcommand("schedule", |schedule| {
             schedule.after_help(examples(&[
                 "schedule --config train.toml --plot schedule.png",
@@ -106,6 +113,11 @@ pub(super) enum Command {
     ///
     /// Nothing is computed and the model has no weights, so one that fits no machine is estimated as well.
     Estimate(EstimateArgs),
+    /// Tell which way to split a step over devices is the fastest that fits
+    ///
+    /// Every layout of data, tensor and pipeline parallelism is predicted under every checkpoint policy. Nothing is
+    /// computed, and the devices need not be there: a file describes them.
+    Plan(PlanArgs),
     /// Show the learning rate over the steps of a run
     ///
     /// Step 0 is the first update. A bar marks a step at which another curve begins.
@@ -249,6 +261,13 @@ pub(super) struct RunSource {
     /// Override one setting (repeatable), for example train.steps=500
     #[arg(short, long = "set", value_name = "KEY=VALUE")]
     pub(super) set: Vec<String>,
+}
+
+impl RunSource {
+    /// Whether it says anything of a run.
+    pub(super) fn names_a_model(&self) -> bool {
+        self.config.is_some() || self.model.is_some()
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -409,6 +428,59 @@ pub(super) struct EstimateArgs {
     /// Print JSON instead of a table
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub(super) run: RunSource,
+    /// How many rows a micro-batch has on one device; a step has train.accumulation times as many
+    /// [default: that of the config]
+    #[arg(short, long, value_name = "N")]
+    pub(super) batch: Option<usize>,
+    /// How many tokens a row has [default: that of the config]
+    #[arg(long, value_name = "N")]
+    pub(super) seq: Option<usize>,
+    /// For a model without tokens, the shape of one row, such as 28,28 [default: that of the data]
+    #[arg(long, value_name = "LENGTHS", value_delimiter = ',')]
+    pub(super) input_shape: Vec<i32>,
+    /// The shape of its target, if that is not a class
+    #[arg(long, value_name = "LENGTHS", value_delimiter = ',', requires = "input_shape")]
+    pub(super) target_shape: Vec<i32>,
+    /// The devices and links, a TOML or JSON file; --measure writes it
+    #[arg(long, value_name = "FILE", conflicts_with = "devices")]
+    pub(super) cluster: Option<PathBuf>,
+    /// So many devices like this one, with rough figures for their links
+    #[arg(short = 'n', long, value_name = "N", value_parser = positive)]
+    pub(super) devices: Option<usize>,
+    /// What connects these devices: ring, mpi, nccl or jaccl [default: nccl where it is there, or else ring]
+    #[arg(long, requires = "devices")]
+    pub(super) backend: Option<Backend>,
+    /// How much memory of each device may be used, such as 64GiB [default: what it has]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) budget: Option<Bytes>,
+    /// Measure the devices of all ranks and what connects them first; run it by `launch`
+    #[arg(long, conflicts_with_all = ["devices", "dry_run"])]
+    pub(super) measure: bool,
+    /// Only look at the cluster that is described, and tell how long planning took
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) told: PlanOutput,
+}
+
+/// How much of a plan is told, and where.
+#[derive(Debug, Args)]
+pub(super) struct PlanOutput {
+    /// Tell every candidate, not only the best of each layout
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Write the JSON, which `train --plan` takes, to this file
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

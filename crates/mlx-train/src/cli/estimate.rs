@@ -30,11 +30,16 @@ pub(super) fn run(args: &EstimateArgs, out: &mut impl Write) -> Result<(), Failu
         out.write_all(estimated.to_text().as_bytes())?;
     }
     out.flush()?;
+    exit_unused();
+    Ok(())
+}
+
+/// Ends a process that has computed nothing, if it has opened a GPU of NVIDIA.
+pub(super) fn exit_unused() {
     if has_cuda() {
         // MLX 0.32.2 aborts at the end of a process that has opened the GPU and computed nothing on it.
         low_level::exit(0);
     }
-    Ok(())
 }
 
 /// The settings of what is estimated.
@@ -212,7 +217,7 @@ fn lines(heading: String, rows: impl Iterator<Item = String>) -> String {
 }
 
 /// What a row is: tokens for a language model, a row of the data for others.
-fn rows(settings: &Settings, model: &mut dyn BaseModel) -> Result<Rows> {
+pub(super) fn rows(settings: &Settings, model: &mut dyn BaseModel) -> Result<Rows> {
     let seq_len = settings.data.seq_len;
     if let Some(model) = model.as_language_model() {
         let context = model.context_length();

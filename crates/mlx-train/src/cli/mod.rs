@@ -15,6 +15,7 @@ mod generate;
 mod launch;
 mod models;
 mod origin;
+mod plan;
 mod plot;
 mod prepare;
 mod profile;
@@ -70,6 +71,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<(), Failure> {
         Command::Train(args) => train::run(&args, out),
         Command::Profile(args) => profile::run(&args, out),
         Command::Estimate(args) => estimate::run(&args, out),
+        Command::Plan(args) => plan::run(&args, out),
         Command::Schedule(args) => schedule::run(&args, out),
         Command::Generate(args) => generate::run(&args, out),
         Command::Launch(args) => launch::run(&args, out),

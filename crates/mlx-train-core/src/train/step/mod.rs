@@ -488,7 +488,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
 
 /// How many bytes of parameters are updated together. Each start costs a GPU a submission of work, and the
 /// temporary arrays are about four times as large.
-const STARTED_TOGETHER: usize = 32 << 20;
+pub(crate) const STARTED_TOGETHER: usize = 32 << 20;
 
 /// What a step leaves, not computed yet.
 struct Next {
