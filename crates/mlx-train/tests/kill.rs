@@ -416,6 +416,10 @@ fn every_layout_goes_on_from_what_every_other_has_saved_and_ends_in_one_model() 
     for (one, many) in one_losses.iter().zip(&many_losses) {
         assert!((one - many).abs() < 1e-5 * one, "{one} of one process, {many} of ranks");
     }
+    // A checkpoint says what the finished run says, with the averaged weights.
+    let say =
+        |what| many.run(&["generate", what, "--prompt=the", "--temperature=0", "--max-tokens=8"]);
+    assert_eq!(say("run/checkpoints"), say("run"));
     // Each rank had a part of the weights, which are one file now: the averaged ones.
     let stored = |place: &Place| {
         let mut file = ArrayFile::open(place.0.path().join("run/weights.safetensors")).unwrap();

@@ -309,6 +309,13 @@ mod tests {
                     assert_same(&found, &held(&state, layout, rank, ranks), &case);
                 }
             }
+            let mut averaged = Entry::open(&path).unwrap().averaged_weights().unwrap();
+            for (name, from) in [("blocks.0.weight", "ema.blocks.0.weight"), ("bias", "bias")] {
+                let expected = &state.iter().find(|it| it.1 == from).unwrap().2;
+                let [found, expected] = [&averaged.read(name).unwrap(), expected]
+                    .map(|it| HostArray::take(it).unwrap());
+                assert!(found == expected, "averaged {name} of {saved:?}");
+            }
             // And one process that knows nothing of ranks.
             let Loaded { weights, training, .. } = Loaded::read(&path, Check::Hashes).unwrap();
             let mut found: State = weights.into_iter().map(|(name, it)| (true, name, it)).collect();
