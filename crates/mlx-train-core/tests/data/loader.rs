@@ -142,6 +142,38 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn parts_together_are_the_batches_of_one_process_and_have_one_position(
+        (rows, options) in runs(), parts in 1_usize..5,
+    ) {
+        let options = LoaderOptions { epochs: Some(3), ..options };
+        let count = 3 * rows as usize;
+        let mut one = loader(rows, options.clone());
+        let whole = batches(&mut one, count);
+        let of_part = |part| loader(rows, options.clone()).part(part, parts);
+        let Ok(mut loaders) = (0..parts).map(of_part).collect::<Result<Vec<_>>>() else {
+            // Unequal parts, or a last batch of fewer rows than there are parts.
+            let is_small = whole.iter().any(|batch| batch.len() < parts);
+            prop_assert!(!options.batch_size.is_multiple_of(parts) || is_small);
+            return Ok(());
+        };
+        let dealt: Vec<_> = loaders.iter_mut().map(|loader| batches(loader, count)).collect();
+        for (number, batch) in whole.iter().enumerate() {
+            let together: Vec<i32> = dealt.iter().flat_map(|part| part[number].clone()).collect();
+            prop_assert_eq!(&together, batch);
+            let [fewest, most] = [
+                dealt.iter().map(|part| part[number].len()).min(),
+                dealt.iter().map(|part| part[number].len()).max(),
+            ];
+            prop_assert!(fewest > Some(0) && most <= fewest.map(|fewest| fewest + 1));
+        }
+        for loader in &loaders {
+            prop_assert_eq!(loader.position(), one.position());
+        }
+    }
+}
+
 #[test]
 fn a_position_of_other_data_or_another_order_is_refused_and_told_apart() {
     let of = |rows, options| loader(rows, options);
