@@ -123,9 +123,9 @@ fn measure(options: &Options, group: &Group) -> Result<()> {
     let cluster = Cluster::measure(group, "here")?;
     let trained = Trained::on(group.backend());
     let config = trained.train_config(options.compile);
-    let rows = Rows::tokens(trained.seq_len);
+    let rows = |_: &mut dyn BaseModel| Ok(Rows::tokens(trained.seq_len));
     let build = || Ok(Box::new(trained.build()?) as Box<dyn BaseModel>);
-    let workload = Workload::of("transformer", build, &rows, &config)?;
+    let workload = Workload::of("transformer", build, rows, &config)?;
     let plan = plan(&workload, &cluster, None)?;
     let mut compared = Vec::new();
     for (way, policy, micro_batches) in CASES {

@@ -25,7 +25,7 @@ fn build(set: &[&str]) -> Result<Box<dyn BaseModel>> {
 }
 
 fn workload(set: &[&str], seq_len: i32, config: &TrainConfig) -> Workload {
-    Workload::of("transformer", || build(set), &Rows::tokens(seq_len), config).unwrap()
+    Workload::of("transformer", || build(set), |_| Ok(Rows::tokens(seq_len)), config).unwrap()
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_model_whose_layers_differ_counts_as_one_block() -> Result<()> {
     let build = || rng::scope(&rng::key(0)?, || ModelRegistry::get_model("mlp")?.build(set));
     let rows = Rows::new((&[64], Dtype::Float32), (&[], Dtype::Int32));
     let config = TrainConfig { batch_size: 128, ..TrainConfig::default() };
-    let workload = Workload::of("mlp", build, &rows, &config)?;
+    let workload = Workload::of("mlp", build, |_| Ok(rows), &config)?;
     assert_eq!((workload.num_blocks, workload.tokens_per_row), (1, 1));
     assert_eq!(workload.num_parameters(), (65 * 32 + 33 * 16 + 17 * 4) as u64);
     // No gradient of the first layer's input is needed.

@@ -32,6 +32,9 @@ use std::collections::{BTreeMap, HashMap};
 /// Micro-batches of so many rows tell what a row costs. With fewer, MLX is less ahead of the device, and holds less.
 const ROWS: [usize; 2] = [8, 16];
 
+/// Larger micro-batches are not recorded: the loss of each is in more chunks, and costs as much for each row.
+const MAX_ROWS: usize = 64;
+
 /// Among more ranks layers are not divided.
 const MAX_TENSOR: usize = 64;
 
@@ -39,7 +42,8 @@ impl Workload {
     /// What a step of the model that `build` makes costs, with the settings of `config`, which says how many rows a
     /// step has: `batch_size * accumulation`.
     ///
-    /// `build` is called a few times, for models of a few blocks; nothing is computed. Blocks that differ in their
+    /// `build` is called a few times, for the whole model and for two of a few blocks; `rows` says what a row of the
+    /// whole one is like. Nothing is computed. Blocks that differ in their
     /// parameters, and stacks of which there is more than one, make the whole model count as one block.
     ///
     /// # Errors
@@ -47,7 +51,7 @@ impl Workload {
     pub fn of(
         name: &str,
         build: impl Fn() -> Result<Box<dyn BaseModel>>,
-        rows: &Rows,
+        rows: impl FnOnce(&mut dyn BaseModel) -> Result<Rows>,
         config: &TrainConfig,
     ) -> Result<Self> {
         let num_rows = config.batch_size.saturating_mul(config.accumulation);
@@ -57,6 +61,7 @@ impl Workload {
         let optimizer = config.optimizer.build(&config.groups)?;
         let (whole, stacks) = shortened(usize::MAX, &build);
         let mut whole = whole?;
+        let rows = &rows(whole.as_mut())?;
         let names = Names::of(whole.as_mut(), &stacks, &*optimizer);
         let mut recorder = Recorder {
             names,
@@ -220,11 +225,12 @@ impl Recorder<'_> {
         Ok(Found { cost, working })
     }
 
-    /// What is not in blocks, for micro-batches of powers of four and of all rows.
+    /// What is not in blocks, for micro-batches of powers of four, beyond the largest of which it grows with the rows.
     fn outside(&mut self, num_rows: usize, none: &BlockCost) -> Result<Vec<OutsideCost>> {
         self.options.gradient_checkpointing = CheckpointPolicy::None;
+        let largest = num_rows.min(MAX_ROWS);
         let powers = (0..usize::BITS).step_by(2).map(|power| 1 << power);
-        let sizes = powers.take_while(|&rows| rows < num_rows).chain([num_rows]);
+        let sizes = powers.take_while(|&rows| rows < largest).chain([largest]);
         let mut costs = Vec::new();
         for rows in sizes {
             // So many rows may be more than MLX has numbers for.

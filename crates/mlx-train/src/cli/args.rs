@@ -3,12 +3,12 @@
 use crate::{
     checkpoint::CheckpointPolicy,
     data::Prepare,
-    distributed::{Backend, Parallelism},
+    distributed::{Backend, DistributedError, Parallelism},
     profile::Bytes,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, str::FromStr};
 
 /// The command line of a program called `program`, which its examples name.
 pub(super) fn command(program: &str) -> clap::Command {
@@ -312,9 +312,18 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "POLICY", help_heading = "Less memory for more time")]
     pub(super) gradient_checkpointing: Option<CheckpointPolicy>,
     /// Split the run over ranks: dp=2, fsdp=4, tp=2, pp=2, or several as in dp=2,tp=2; `launch` starts them, and
-    /// without this they share each batch (dp)
-    #[arg(long, value_name = "LAYOUT", help_heading = "Several processes")]
-    pub(super) parallel: Option<Parallelism>,
+    /// without this they share each batch (dp). `auto` measures the ranks, plans, and trains in the fastest way
+    #[arg(long, value_name = "LAYOUT|auto", help_heading = "Several processes")]
+    pub(super) parallel: Option<Layout>,
+    /// Take the layout, the checkpoint policy, the batch size and the micro-batches from this file, which
+    /// `plan --output` has written
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Several processes",
+        conflicts_with_all = ["parallel", "gradient_checkpointing", "resume", "find_batch_size"]
+    )]
+    pub(super) plan: Option<PathBuf>,
     /// Try which batch size is the largest that runs, each in a process of its own, and train with it
     #[arg(long, conflicts_with = "resume", help_heading = "Less memory for more time")]
     pub(super) find_batch_size: bool,
@@ -333,6 +342,23 @@ pub(super) struct TrainArgs {
     pub(super) metal_capture: Option<PathBuf>,
     #[command(flatten)]
     pub(super) memory: MemoryArgs,
+}
+
+/// What `--parallel` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// The fastest that fits the ranks that there are.
+    Auto,
+    /// This one.
+    Given(Parallelism),
+}
+
+impl FromStr for Layout {
+    type Err = DistributedError;
+
+    fn from_str(text: &str) -> Result<Self, DistributedError> {
+        if text == "auto" { Ok(Self::Auto) } else { text.parse().map(Self::Given) }
+    }
 }
 
 /// The settings of `[train.memory]` as flags.

@@ -16,6 +16,7 @@ use crate::{
     estimate::Rows,
     file::write_whole,
     mlx_rs::Dtype,
+    model::BaseModel,
     plan::{Candidate, Choice, Cluster, Excluded, Plan, Workload, plan},
     progress::grouped,
     rng,
@@ -93,7 +94,7 @@ fn cluster(args: &PlanArgs, group: &Group) -> Result<Cluster> {
 }
 
 /// What the ranks of this group can do; the first one writes it down.
-pub(super) fn measured(group: &Group, path: Option<&Path>) -> Result<Cluster> {
+fn measured(group: &Group, path: Option<&Path>) -> Result<Cluster> {
     let system = rustix::system::uname();
     let cluster = Cluster::measure(group, &system.nodename().to_string_lossy())?;
     cluster.validate()?;
@@ -111,10 +112,25 @@ fn to_toml(cluster: &Cluster) -> Result<String> {
 ///
 /// # Errors
 /// When the model cannot be built or takes other rows.
-pub(super) fn workload(settings: &Settings, rows: &Rows) -> Result<Workload> {
+fn workload(
+    settings: &Settings,
+    rows: impl FnOnce(&mut dyn BaseModel) -> Result<Rows>,
+) -> Result<Workload> {
     let key = rng::key(settings.train.seed)?;
     let build = || rng::scope(&key, || settings.model.build());
     Workload::of(settings.model.model().name(), build, rows, &settings.train)
+}
+
+/// The fastest layout that fits the ranks of this group, which measure themselves first.
+///
+/// # Errors
+/// When none fits.
+pub(super) fn of_ranks(settings: &Settings, group: &Group) -> Result<Choice> {
+    let cluster = measured(group, None)?;
+    let workload = workload(settings, |model| rows(settings, model))?;
+    let plan = plan(&workload, &cluster, settings.train.memory.memory_budget)?;
+    let chosen = plan.chosen().ok_or_else(|| Error::message("a plan has chosen nothing"))?;
+    Ok(Choice::of(&plan, chosen))
 }
 
 /// A plan and what it is for.
@@ -131,14 +147,13 @@ impl Planned {
         source.set.extend(args.batch.map(|rows| format!("train.batch_size={rows}")));
         source.set.extend(args.seq.map(|tokens| format!("data.seq_len={tokens}")));
         let settings = Settings::resolve(&source)?;
-        let rows = if args.input_shape.is_empty() {
-            let mut model = rng::scope(&rng::key(0)?, || settings.model.build())?;
-            rows(&settings, model.as_mut())?
-        } else {
+        let workload = workload(&settings, |model| {
+            if args.input_shape.is_empty() {
+                return rows(&settings, model);
+            }
             let target = if args.target_shape.is_empty() { Dtype::Int32 } else { Dtype::Float32 };
-            Rows::new((&args.input_shape, Dtype::Float32), (&args.target_shape, target))
-        };
-        let workload = workload(&settings, &rows)?;
+            Ok(Rows::new((&args.input_shape, Dtype::Float32), (&args.target_shape, target)))
+        })?;
         Ok(Self {
             plan: plan(&workload, &cluster, args.budget)?,
             num_parameters: workload.num_parameters(),

@@ -2,11 +2,11 @@
 
 use super::{
     Failure,
-    args::{RunSource, TrainArgs},
+    args::{Layout, RunSource, TrainArgs},
     batch_size,
     data::Data,
     origin::{Origin, RUNS, new_folder, resume_command},
-    program_name,
+    plan, program_name,
     settings::Settings,
     signals::stop_on_signal,
 };
@@ -18,6 +18,7 @@ use crate::{
     mlx_rs::{memory::memory_limit, module::ModuleParamRef},
     model::BaseModel,
     nn::LoraLinear,
+    plan::Choice,
     profile::{Bytes, Memory, TransformerFlops},
     rng,
     run::{RunFolder, RunRecorder},
@@ -59,12 +60,39 @@ pub(super) fn run(args: &TrainArgs, out: &mut impl Write) -> Result<(), Failure>
         args.run.set.push(format!("train.batch_size={batch_size}"));
     }
     let group = Group::of_environment().map_err(Failure::Refused)?;
+    let planned = group.agree(planned(&args, &group)).map_err(Failure::Refused)?;
+    args.run.set.extend(planned.iter().flat_map(Choice::overrides));
     // What one rank is refused for ends all, before they wait for each other.
     let run = group.agree(Run::prepare(&args, &group)).map_err(Failure::Refused)?;
     match run.train().map_err(failure)? {
         Some(report) => Ok(writeln!(out, "{report}")?),
         None => Ok(()),
     }
+}
+
+/// The settings that a plan decides: one from a file, or one of these ranks.
+fn planned(args: &TrainArgs, group: &Group) -> Result<Option<Choice>> {
+    let choice = match (&args.plan, args.parallel) {
+        (Some(path), _) => {
+            let choice = Choice::load(path)?;
+            let model = settings(args)?.model.model().name();
+            if choice.model != model {
+                return Err(Error::message(format!(
+                    "`{}` is a plan for the model {} and this is {model}; make one with `{} plan --model {model}`",
+                    path.display(),
+                    choice.model,
+                    program_name()
+                )));
+            }
+            choice
+        }
+        (None, Some(Layout::Auto)) => plan::of_ranks(&settings(args)?, group)?,
+        (None, _) => return Ok(None),
+    };
+    if group.is_first() {
+        _ = writeln!(stderr(), "trains with {}", choice.overrides().join(" "));
+    }
+    Ok(Some(choice))
 }
 
 /// A try is a process of its own, which would be none of the ranks.
@@ -333,7 +361,9 @@ fn source(args: &TrainArgs, origin: Option<&Origin>) -> RunSource {
     source.set.extend(args.fast_dev_run.then(|| "train.fast_dev_run=true".into()));
     let policy = args.gradient_checkpointing.as_ref();
     source.set.extend(policy.map(|policy| format!("train.gradient_checkpointing={policy}")));
-    source.set.extend(args.parallel.map(|parallel| format!("train.parallel='{parallel}'")));
+    if let Some(Layout::Given(parallel)) = args.parallel {
+        source.set.push(format!("train.parallel='{parallel}'"));
+    }
     let overfit = args.overfit_batches;
     source.set.extend(overfit.map(|batches| format!("train.overfit_batches={batches}")));
     source.set.extend(args.memory.overrides());

@@ -177,3 +177,31 @@ fn ranks_measure_what_they_are_and_the_first_writes_it_down() {
     assert_eq!(json["cluster"]["hosts"][0]["devices"], 2);
     assert!(json["cluster"]["link"]["bytes_per_second"].as_f64().unwrap() > 1e5);
 }
+
+#[test]
+fn a_run_takes_its_layout_from_a_plan_or_plans_for_the_ranks_that_there_are() {
+    let folder = super::folder_with_text();
+    let binary = env!("CARGO_BIN_EXE_mlx-train");
+    let settings = [&super::TINY[1..], &["--set=model.num_layers=2"]].concat();
+    let make = ["plan", "--devices=2", "--backend=ring", "--output=plan.json"];
+    // A setting of another command is none of this one's.
+    stdout(&run(folder.path(), &[&make[..], &settings].concat()));
+    for (output, how) in [("planned", "--plan=plan.json"), ("auto", "--parallel=auto")] {
+        let launch =
+            ["launch", "-n", "2", "--limit", "60", "--", binary, "train", "--output", output, how];
+        let trained = run(folder.path(), &[&launch[..], &settings].concat());
+        assert!(trained.status.success(), "{}", stderr(&trained));
+        assert!(stderr(&trained).contains("trains with train.parallel='"), "{}", stderr(&trained));
+        let config = fs::read_to_string(folder.path().join(output).join("config.toml")).unwrap();
+        let rows = |key: &str| -> u64 {
+            let line = config.lines().find_map(|line| line.strip_prefix(&format!("{key} = ")));
+            line.unwrap().parse().unwrap()
+        };
+        // A step has as many rows as before, however they are divided.
+        assert_eq!(rows("batch_size") * rows("accumulation"), 2, "{config}");
+        assert!(!config.contains("parallel = \"none\""), "{config}");
+    }
+    let other = ["train", "--model=mlp", "--plan=plan.json"];
+    let message = refusal(&run(folder.path(), &other), 2);
+    assert!(message.contains("plan for the model transformer"), "{message}");
+}
