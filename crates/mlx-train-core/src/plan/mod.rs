@@ -20,6 +20,7 @@ mod forward;
 mod measure;
 mod memory;
 mod names;
+mod plain;
 mod ranks;
 mod record;
 #[cfg(test)]

@@ -90,6 +90,19 @@ impl Names {
         self.blocks.as_ref().is_none_or(|blocks| blocks.pattern(name).is_some())
     }
 
+    /// How many numbers the parameters of a block have.
+    pub(super) fn numbers_of_block(&self) -> f64 {
+        let first = |entry: &&Entry| {
+            self.blocks.as_ref().is_none_or(|blocks| blocks.index(&entry.name) == Some(0))
+        };
+        let sizes = self
+            .entries
+            .iter()
+            .filter(first)
+            .map(|entry| entry.shape.iter().map(|&length| f64::from(length)).product::<f64>());
+        sizes.sum()
+    }
+
     /// The parameter whose update needs whole matrices, if there is one.
     pub(super) fn whole_matrices(&self) -> Option<String> {
         self.whole_matrices.clone()

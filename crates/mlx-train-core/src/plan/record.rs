@@ -10,6 +10,7 @@ use super::{
     error::PlanError,
     forward::{Forward, Known, Share},
     names::{Names, num_trained},
+    plain::Plain,
     traffic::Traffic,
     work::Work,
     workload::{BlockCost, OutsideCost, Place, TensorSplit, Workload},
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     Array, Result,
     checkpoint::{CheckpointPolicy, parts_in},
-    distributed::Splits,
+    distributed::{Splits, pipeline::survey},
     estimate::{Machine, Recording, Rows},
     graph::Graph,
     model::{BaseModel, splits},
@@ -29,10 +30,15 @@ use crate::{
 use mlx_rs::module::ModuleParameters;
 use std::collections::{BTreeMap, HashMap};
 
-/// Micro-batches of so many rows tell what a row costs. With fewer, MLX is less ahead of the device, and holds less.
-const ROWS: [usize; 2] = [8, 16];
+/// Micro-batches of about so many tokens and twice as many tell what a row costs. With fewer, MLX is less ahead of the
+/// device, and holds less; with more, the chunks of a loss make long graphs.
+const TOKENS: usize = 4096;
 
-/// Larger micro-batches are not recorded: the loss of each is in more chunks, and costs as much for each row.
+/// Rows of few or no tokens are so many.
+const ROWS: usize = 8;
+
+/// Micro-batches of more tokens or rows are not recorded: their loss is in more chunks, and costs as much for each row.
+const MAX_TOKENS: usize = 16_384;
 const MAX_ROWS: usize = 64;
 
 /// Among more ranks layers are not divided.
@@ -63,13 +69,18 @@ impl Workload {
         let mut whole = whole?;
         let rows = &rows(whole.as_mut())?;
         let names = Names::of(whole.as_mut(), &stacks, &*optimizer);
+        // Fused operations would say less of what they move, and tracing takes longer than planning.
+        let options = StepOptions { compile: CompileMode::Off, ..config.step_options()? };
+        let options = StepOptions { gradient_checkpointing: CheckpointPolicy::None, ..options };
+        let tokens = rows.batch(1)?.x.size();
         let mut recorder = Recorder {
             names,
             rows,
             machine: Machine::here()?,
             optimizer,
-            // Fused operations would say less of what they move, and tracing takes longer than planning.
-            options: StepOptions { compile: CompileMode::Off, ..config.step_options()? },
+            plain: Plain::options(&options),
+            options,
+            tokens_per_row: if whole.as_language_model().is_some() { tokens.max(1) } else { 1 },
             low: None,
             high: Depth { num_blocks: 1, model: whole },
         };
@@ -81,7 +92,7 @@ impl Workload {
             recorder.low = Some(depth(few)?);
             recorder.high = depth(more)?;
         }
-        recorder.workload(name, num_rows, config.precision)
+        recorder.workload(name, num_rows)
     }
 }
 
@@ -98,6 +109,9 @@ struct Recorder<'r> {
     machine: Machine,
     optimizer: Box<dyn Optimizer>,
     options: StepOptions,
+    /// Of steps of which only the passes through the model count.
+    plain: StepOptions,
+    tokens_per_row: usize,
     low: Option<Depth>,
     high: Depth,
 }
@@ -129,24 +143,19 @@ struct Pair {
 }
 
 impl Recorder<'_> {
-    fn workload(mut self, name: &str, num_rows: usize, precision: Precision) -> Result<Workload> {
-        let none = self.block_cost(CheckpointPolicy::None, None)?;
+    fn workload(mut self, name: &str, num_rows: usize) -> Result<Workload> {
+        let (divided, boundary_bytes) = self.divided()?;
+        let Divided { tensor, before, places, axes } = divided;
+        let none = self.block_cost(CheckpointPolicy::None, None, boundary_bytes)?;
         let mut policies = vec![none.cost.clone()];
         for policy in self.policies()? {
             // A model without a stack has no blocks to name.
-            if let Ok(found) = self.block_cost(policy, Some(&none)) {
+            if let Ok(found) = self.block_cost(policy, Some(&none), boundary_bytes) {
                 policies.push(found.cost);
             }
         }
         let outside = self.outside(num_rows, &none.cost)?;
-        let Divided { tensor, before, places, axes, summed_bytes } = self.divided()?;
-        // A checkpointed block keeps what comes into it and nothing else; its sums are as large.
-        let full = policies.iter().find(|cost| cost.policy == CheckpointPolicy::Full);
-        let boundary_bytes = match full {
-            Some(full) if !self.names.is_one_block() => full.saved_bytes,
-            _ => summed_bytes,
-        };
-        let recording = self.record_high(1)?;
+        let recording = self.high.record(self.rows, 1, &*self.optimizer, &self.options)?;
         let (whole, sizes) = (Sample::of(&recording, &self.machine), recording.sizes());
         let numbers = sizes.num_trained.max(1) as f64;
         let arrays = num_trained(self.high.model.as_ref(), &*self.optimizer).max(1) as f64;
@@ -155,15 +164,11 @@ impl Recorder<'_> {
         let updated_together = STARTED_TOGETHER as f64 / item_bytes;
         let together = largest.max(updated_together.min(numbers));
         let batch = self.rows.batch(1)?;
-        let tokens = self.high.model.as_language_model().map(|_| batch.x.size());
         Ok(Workload {
             model: name.to_owned(),
             rows: num_rows,
-            tokens_per_row: tokens.unwrap_or(1),
-            number: match precision {
-                Precision::F32 => Number::F32,
-                Precision::Mixed | Precision::Bf16 { .. } => Number::Bf16,
-            },
+            tokens_per_row: self.tokens_per_row,
+            number: self.number(),
             num_blocks: self.names.num_blocks(),
             parameters: self.names.parameters(&places, |name| axes.axis(name)),
             optimizer_bytes: sizes.optimizer_bytes as f64 / numbers,
@@ -196,22 +201,33 @@ impl Recorder<'_> {
     }
 
     /// What a block costs under a policy; `none` is what it costs without one.
-    fn block_cost(&mut self, policy: CheckpointPolicy, none: Option<&Found>) -> Result<Found> {
-        self.options.gradient_checkpointing = policy.clone();
-        let [few, many] = ROWS;
+    fn block_cost(
+        &mut self,
+        policy: CheckpointPolicy,
+        none: Option<&Found>,
+        boundary_bytes: f64,
+    ) -> Result<Found> {
+        self.plain.gradient_checkpointing = policy.clone();
+        let few = (TOKENS / self.tokens_per_row).clamp(1, ROWS);
+        let many = 2 * few;
         let (at_few, at_many) = (self.pair(few)?, self.pair(many)?);
         let (few, rows) = (few as f64, (many - few) as f64);
         let row = at_many.work().beyond(at_few.work()) * rows.recip();
-        let kept = at_many.passing_bytes();
-        let saved_bytes = ((kept - at_few.passing_bytes()) / rows).max(0.0);
+        let passing = at_many.passing_bytes();
+        let kept_bytes = self.copies_bytes();
+        let saved_bytes = match policy {
+            // A checkpointed block keeps what comes into it and nothing else.
+            CheckpointPolicy::Full if !self.names.is_one_block() => boundary_bytes,
+            _ => ((passing - kept_bytes) / many as f64).max(0.0),
+        };
         let again = none.map_or(0.0, |none| row.flops / none.cost.row.flops.max(1.0) - 1.0);
-        let working = at_many.high.passing_bytes - self.high.num_blocks as f64 * kept;
+        let working = at_many.high.passing_bytes - self.high.num_blocks as f64 * passing;
         let extra = none.map_or(0.0, |none| working - none.working);
         let cost = BlockCost {
             row,
             micro_batch: at_few.work().beyond(row * few),
             saved_bytes,
-            kept_bytes: (at_few.passing_bytes() - few * saved_bytes).max(0.0),
+            kept_bytes,
             extra_bytes: (extra / many as f64).max(0.0),
             // A third of what there was is the forward pass.
             rerun: (3.0 * again).clamp(0.0, 1.0),
@@ -225,16 +241,31 @@ impl Recorder<'_> {
         Ok(Found { cost, working })
     }
 
+    /// Bytes of a block's parameters in the dtype that it computes in, if that is another.
+    fn copies_bytes(&self) -> f64 {
+        match self.options.precision {
+            Precision::Mixed => 2.0 * self.names.numbers_of_block(),
+            Precision::F32 | Precision::Bf16 { .. } => 0.0,
+        }
+    }
+
+    fn number(&self) -> Number {
+        match self.options.precision {
+            Precision::F32 => Number::F32,
+            Precision::Mixed | Precision::Bf16 { .. } => Number::Bf16,
+        }
+    }
+
     /// What is not in blocks, for micro-batches of powers of four, beyond the largest of which it grows with the rows.
     fn outside(&mut self, num_rows: usize, none: &BlockCost) -> Result<Vec<OutsideCost>> {
-        self.options.gradient_checkpointing = CheckpointPolicy::None;
-        let largest = num_rows.min(MAX_ROWS);
+        self.plain.gradient_checkpointing = CheckpointPolicy::None;
+        let largest = num_rows.min((MAX_TOKENS / self.tokens_per_row).clamp(1, MAX_ROWS));
         let powers = (0..usize::BITS).step_by(2).map(|power| 1 << power);
         let sizes = powers.take_while(|&rows| rows < largest).chain([largest]);
         let mut costs = Vec::new();
         for rows in sizes {
             // So many rows may be more than MLX has numbers for.
-            let Ok(recording) = self.record_high(rows) else { break };
+            let Ok(recording) = self.record_passes(rows) else { break };
             let Sample { passes, passing_bytes, .. } = Sample::of(&recording, &self.machine);
             let blocks = self.high.num_blocks as f64;
             let of_blocks = (none.row * rows as f64 + none.micro_batch) * blocks;
@@ -247,13 +278,13 @@ impl Recorder<'_> {
         }
         if costs.is_empty() {
             // What it was refused for.
-            self.record_high(1)?;
+            self.record_passes(1)?;
         }
         Ok(costs)
     }
 
-    /// Where parameters are used, and what tensor ranks divide.
-    fn divided(&mut self) -> Result<Divided> {
+    /// Where parameters are used, what tensor ranks divide, and how many bytes of a row pass from block to block.
+    fn divided(&mut self) -> Result<(Divided, f64)> {
         // Parameters are split by the same axes for all numbers of ranks that there can be.
         let mut axes = Splits::default();
         let mut refusals = BTreeMap::new();
@@ -279,7 +310,14 @@ impl Recorder<'_> {
         let sums = block.sums.max(0.0);
         // The backward pass is about twice as much.
         let before = before.all * 3.0;
-        Ok(Divided {
+        let item_bytes = match self.number() {
+            Number::F32 => 4.0,
+            Number::Bf16 => 2.0,
+        };
+        // Without a stack, what tensor ranks add up is as large.
+        let summed = if sums > 0.0 { block.summed_bytes / sums / 4.0 } else { 0.0 };
+        let boundary = high.boundary.unwrap_or(summed);
+        let divided = Divided {
             tensor: TensorSplit {
                 max_ranks: MAX_TENSOR,
                 refusals,
@@ -292,16 +330,17 @@ impl Recorder<'_> {
                 outside_bytes,
             },
             before,
-            summed_bytes: if sums > 0.0 { block.summed_bytes / sums } else { 0.0 },
             places: high.places,
             axes,
-        })
+        };
+        Ok((divided, boundary * item_bytes))
     }
 
     fn pair(&mut self, rows: usize) -> Result<Pair> {
-        let Self { rows: of, machine, optimizer, options, .. } = self;
+        let Self { rows: of, machine, optimizer, plain, .. } = self;
+        let optimizer = Plain(&**optimizer);
         let mut sample = |depth: &mut Depth| -> Result<Sample> {
-            Ok(Sample::of(&depth.record(of, rows, &**optimizer, options)?, machine))
+            Ok(Sample::of(&depth.record(of, rows, &optimizer, plain)?, machine))
         };
         let high = sample(&mut self.high)?;
         let low = self.low.as_mut().map(&mut sample).transpose()?.unwrap_or_default();
@@ -309,10 +348,10 @@ impl Recorder<'_> {
         Ok(Pair { low, high, between: (self.high.num_blocks - low_blocks) as f64 })
     }
 
-    /// A step of the deeper model.
-    fn record_high(&mut self, rows: usize) -> Result<Recording> {
-        let Self { rows: of, optimizer, options, high, .. } = self;
-        high.record(of, rows, &**optimizer, options)
+    /// The passes through the deeper model.
+    fn record_passes(&mut self, rows: usize) -> Result<Recording> {
+        let Self { rows: of, optimizer, plain, high, .. } = self;
+        high.record(of, rows, &Plain(&**optimizer), plain)
     }
 }
 
@@ -361,8 +400,6 @@ struct Divided {
     before: Work,
     places: HashMap<String, Place>,
     axes: Splits,
-    /// What tensor ranks add up at a time, of one row.
-    summed_bytes: f64,
 }
 
 /// How many numbers the largest trainable parameter has, and bytes of each.
@@ -381,13 +418,21 @@ struct OneRow {
     before: Share,
     rest: Share,
     places: HashMap<String, Place>,
+    /// How many numbers pass from block to block, if there is one stack.
+    boundary: Option<f64>,
 }
 
 fn forward(depth: &mut Depth, rows: &Rows, names: &Names, axes: &Splits) -> Result<OneRow> {
     let model = depth.model.as_mut();
     let batch = rows.batch(1)?;
     model.training_mode(true);
-    let loss = rng::scope(&rng::key(0)?, || model.batch_loss(&batch))?;
+    let key = rng::key(0)?;
+    let mut loss = || rng::scope(&key, || model.batch_loss(&batch));
+    let (loss, boundary) = match survey(&mut loss) {
+        Ok((loss, survey)) => (loss, survey.boundaries.first().map(|(shape, _)| size(shape))),
+        // There is no stack, or more than one.
+        Err(_) => (loss()?, None),
+    };
     let parameters: Vec<(String, Array)> = model
         .parameters()
         .flatten()
@@ -409,5 +454,9 @@ fn forward(depth: &mut Depth, rows: &Rows, names: &Names, axes: &Splits) -> Resu
         }
     }
     let Forward { places, before, rest } = Forward::of(&graph, &known);
-    Ok(OneRow { before, rest, places: used.into_iter().zip(places).collect() })
+    Ok(OneRow { before, rest, places: used.into_iter().zip(places).collect(), boundary })
+}
+
+fn size(shape: &[i32]) -> f64 {
+    shape.iter().map(|&length| f64::from(length)).product()
 }

@@ -59,7 +59,7 @@ pub(super) fn run(args: &PlanArgs, out: &mut impl Write) -> Result<(), Failure> 
         let Plan { candidates, num_devices, .. } = &planned.plan;
         _ = writeln!(
             stderr(),
-            "planned {} candidates for {num_devices} devices in {seconds:.2} s",
+            "planned {} candidates for {num_devices} device(s) in {seconds:.2} s",
             candidates.len()
         );
     }

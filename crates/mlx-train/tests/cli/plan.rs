@@ -59,7 +59,7 @@ fn the_table_tells_what_each_layout_needs_and_why_it_is_not_chosen() {
     let output =
         plan(folder.path(), &["--cluster=cluster.toml", "--dry-run", "--output=plan.json"]);
     let table = stdout(&output);
-    assert!(stderr(&output).contains("for 4 devices in "), "{}", stderr(&output));
+    assert!(stderr(&output).contains("for 4 device(s) in "), "{}", stderr(&output));
     assert!(table.contains("fsdp=4") && table.contains("chosen"), "{table}");
     // A GPU records other operations.
     if !device_info().unwrap().is_gpu {
