@@ -68,11 +68,11 @@ impl Trained {
             num_layers: 8,
             num_heads: 4,
             intermediate_size: Some(688),
-            max_seq_len: 128,
+            max_seq_len: 64,
             dropout: 0.0,
             ..TransformerConfig::default()
         };
-        Self { config, rows: 32, seq_len: 128, precision: Precision::F32 }
+        Self { config, rows: 16, seq_len: 64, precision: Precision::F32 }
     }
 
     fn build(&self) -> Result<Transformer> {

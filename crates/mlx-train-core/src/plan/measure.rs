@@ -25,8 +25,9 @@ const LONG_ENOUGH: f64 = 0.05;
 const FIRST_ROWS: i32 = 256;
 const MAX_ROWS: i32 = 8192;
 
-/// How many numbers the arrays have that tell how fast memory is: more than caches hold.
-const NUMBERS: i32 = 1 << 23;
+/// How many numbers the arrays have that tell how fast memory is, as activations do, and how long the chain of them is.
+const NUMBERS: i32 = 1 << 20;
+const LINKS: i32 = 16;
 
 /// How many operations that have nothing to do tell what each takes.
 const SMALL_OPERATIONS: u32 = 1000;
@@ -98,18 +99,20 @@ fn product_speed(group: &Group, dtype: Dtype) -> Result<f64> {
     }
 }
 
-/// Bytes per second of what training does besides products: `x² / (1 + exp(-x²))`.
+/// Bytes per second of what training does besides products: most of it adds and multiplies, as `x + x * x` does.
 fn memory_speed(group: &Group) -> Result<f64> {
-    // Two operations read two arrays and make one, three read one and make one.
-    const MOVED: f64 = (2.0 * 3.0 + 3.0 * 2.0) * 4.0;
+    // Each of two operations reads two arrays and makes one.
+    let moved = f64::from(LINKS * NUMBERS) * 2.0 * 3.0 * 4.0;
     let x = numbers_of(&[NUMBERS], Dtype::Float32)?;
-    let one = Array::from_f32(1.0);
     group.barrier()?;
     let seconds = median(|| {
-        let square = x.multiply(&x)?;
-        ffi::eval(&[square.divide(square.negative()?.exp()?.add(&one)?)?])
+        let mut y = x.clone();
+        for _ in 0..LINKS {
+            y = x.add(y.multiply(&x)?)?;
+        }
+        ffi::eval(&[y])
     })?;
-    Ok(MOVED * f64::from(NUMBERS) / seconds)
+    Ok(moved / seconds)
 }
 
 /// Seconds that an operation takes which has nothing to do.
@@ -156,6 +159,10 @@ fn measure_link(group: &Group, flops: f64) -> Result<(Link, f64)> {
 
 /// The share of a sum over ranks that passes while the device computes for as long.
 fn overlap(group: &Group, flops: f64, summing: f64) -> Result<f64> {
+    if !device_info()?.is_gpu {
+        // Sums and products are in one queue, that of the CPU.
+        return Ok(0.0);
+    }
     let numbers = SUMMED[SUMMED.len() - 1];
     let rows = (flops * summing / 2.0).cbrt().clamp(64.0, f64::from(MAX_ROWS)) as i32;
     let matrix = numbers_of(&[rows, rows], Dtype::Float32)?;
