@@ -19,7 +19,8 @@ use std::{
         Arc,
         mpsc::{Receiver, sync_channel},
     },
-    thread,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 /// What batches are made from: all that threads share.
@@ -60,6 +61,9 @@ fn text(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "it does not say why".to_owned())
 }
 
+/// How long a loader that is dropped waits for its threads.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Running threads, of which thread `i` of `n` makes the batches `i`, `i + n`, `i + 2n`, …
 #[derive(Debug)]
 pub(super) struct Workers {
@@ -67,6 +71,7 @@ pub(super) struct Workers {
     channels: Vec<Receiver<Result<Batch>>>,
     /// The thread that makes the next batch.
     next: usize,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Workers {
@@ -90,14 +95,17 @@ impl Workers {
                     }
                 }
             };
-            thread::Builder::new()
-                .name(format!("data-{worker}"))
-                .spawn(make)
-                .map_err(|source| DataError::Thread { num_workers, source })?;
-            Ok(receiver)
+            let thread = thread::Builder::new().name(format!("data-{worker}")).spawn(make);
+            Ok((receiver, thread.map_err(|source| DataError::Thread { num_workers, source })?))
         };
-        let channels = (0..num_workers).map(start).collect::<Result<_>>()?;
-        Ok(Self { channels, next: 0 })
+        // What has started by then ends, when not all of them can.
+        let mut workers = Self { channels: Vec::new(), next: 0, threads: Vec::new() };
+        for worker in 0..num_workers {
+            let (channel, thread) = start(worker)?;
+            workers.channels.push(channel);
+            workers.threads.push(thread);
+        }
+        Ok(workers)
     }
 
     /// The next batch, when it is ready.
@@ -107,5 +115,17 @@ impl Workers {
         });
         self.next = (self.next + 1) % self.channels.len();
         batch
+    }
+}
+
+impl Drop for Workers {
+    /// Waits for the batches that are being made: a process that ends while a thread is inside of MLX may crash. A
+    /// dataset that never returns is not waited for.
+    fn drop(&mut self) {
+        self.channels.clear();
+        let until = Instant::now() + PATIENCE;
+        while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }

@@ -1,13 +1,14 @@
 //! The settings of a training run.
 
 use super::{
-    CompileMode, EarlyStoppingConfig, NonFinite, Precision, SpikeConfig, StepOptions, TrainError,
+    Communication, CompileMode, EarlyStoppingConfig, NonFinite, Precision, SpikeConfig,
+    StepOptions, TrainError,
 };
 use crate::{
     Result,
     checkpoint::CheckpointPolicy,
     config::ModelConfig,
-    distributed::Parallelism,
+    distributed::{Parallelism, PipelineOptions},
     optim::{Clip, GroupConfig, OptimizerConfig, Schedule, ScheduleConfig},
     profile::MemoryConfig,
     store::CheckpointConfig,
@@ -56,6 +57,10 @@ pub struct TrainConfig {
     /// Into how many parts the run is split over ranks: `none`, `dp=4`, `fsdp=4`, `tp=2`, `pp=2`, or several of them,
     /// as in `dp=2,tp=2`. `none` is data parallelism where several ranks are started.
     pub parallel: Parallelism,
+    /// What gradients travel as between ranks that share a batch.
+    pub communication: Communication,
+    /// How many blocks each stage of a pipeline has, as in `[17, 15]`; an empty list cuts the model evenly.
+    pub pipeline_blocks: Vec<usize>,
     /// In which dtypes a step computes and keeps its state.
     pub precision: Precision,
     /// Whether a step is traced once and replayed.
@@ -140,13 +145,16 @@ impl TrainConfig {
         if let Some(max_norm) = self.max_grad_norm {
             clip = clip.global_norm(max_norm)?;
         }
+        let blocks = Some(&self.pipeline_blocks).filter(|blocks| !blocks.is_empty());
         Ok(StepOptions {
             clip,
             precision: self.precision,
             compile: self.compile,
             max_traces: self.max_traces,
+            communication: self.communication,
             gradient_checkpointing: self.gradient_checkpointing.clone(),
             ema_decay: self.ema_decay,
+            pipeline: PipelineOptions { blocks: blocks.cloned(), ..PipelineOptions::default() },
             ..StepOptions::default()
         })
     }
