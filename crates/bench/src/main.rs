@@ -19,6 +19,7 @@ mod record;
 mod small_gpt;
 mod step_overhead;
 mod timing;
+mod training;
 
 use clap::{Parser, ValueEnum};
 use mlx_train::Result;
@@ -40,6 +41,8 @@ struct Args {
     pipeline: pipeline::Sizes,
     #[command(flatten)]
     plan: plan::Sizes,
+    #[command(flatten)]
+    training: training::TrainingArgs,
 }
 
 /// What the benchmarks have in common.
@@ -72,10 +75,15 @@ enum Name {
     Pipeline,
     /// The planner's predictions for several layouts against what steps take
     Plan,
+    /// A step of training; with --peers against other frameworks
+    Training,
 }
 
 fn main() -> Result<()> {
-    let Args { names, options, loss, memory, pipeline, plan } = Args::parse();
+    let Args { names, options, loss, memory, pipeline, plan, training } = Args::parse();
+    if let Some(task) = training.task() {
+        return training::serve(task);
+    }
     let names = if names.is_empty() { Name::value_variants() } else { &names[..] };
     for name in names {
         match name {
@@ -87,6 +95,7 @@ fn main() -> Result<()> {
             Name::Memory => memory::run(&options, &memory)?,
             Name::Pipeline => pipeline::run(&options, &pipeline)?,
             Name::Plan => plan::run(&options, &plan)?,
+            Name::Training => training::run(&options, &training)?,
         }
     }
     Ok(())

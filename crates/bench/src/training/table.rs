@@ -1,0 +1,137 @@
+//! Ratios for people: of the frameworks in one run, and to the lines of an earlier one.
+
+use crate::record::Record;
+use mlx_train::{Error, Result, profile::Bytes};
+use serde::Deserialize;
+use std::{fmt::Write as _, fs, path::Path};
+
+/// What tables need of a record; an earlier line of this benchmark has it, too.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Line {
+    benchmark: String,
+    framework: String,
+    model: String,
+    dtype: String,
+    compiled: bool,
+    seconds: Median,
+    #[serde(default)]
+    peak_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+struct Median {
+    median: f64,
+}
+
+impl Line {
+    pub fn of(record: &Record) -> Self {
+        Self {
+            benchmark: record.benchmark.into(),
+            framework: record.framework.into(),
+            model: record.model.into(),
+            dtype: record.dtype.into(),
+            compiled: record.compiled,
+            seconds: Median { median: record.seconds.median },
+            peak_bytes: record.peak_bytes,
+        }
+    }
+
+    fn label(&self) -> String {
+        let Self { framework, compiled, .. } = self;
+        format!("{framework}{}", if *compiled { ", compiled" } else { "" })
+    }
+
+    fn is_of(&self, other: &Self) -> bool {
+        let key = |line: &Self| {
+            let Self { benchmark, framework, model, dtype, compiled, .. } = line.clone();
+            (benchmark, framework, model, dtype, compiled)
+        };
+        key(self) == key(other)
+    }
+}
+
+/// The lines of a file that are of this benchmark, the newest of a kind last.
+pub fn read(path: &Path) -> Result<Vec<Line>> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| Error::message(format!("cannot read {}: {error}", path.display())))?;
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let lines: Vec<Line> = lines
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|line: &Line| line.benchmark == "training")
+        .collect();
+    if lines.is_empty() {
+        let path = path.display();
+        return Err(Error::message(format!("{path} has no line of the benchmark `training`")));
+    }
+    Ok(lines)
+}
+
+/// Each framework of one run against the first.
+pub fn ratios(model: &str, lines: &[Line]) -> String {
+    let Some(ours) = lines.first() else { return String::new() };
+    let mut text = format!("{model:<28}{:>12}{:>9}{:>12}\n", "step", "of ours", "peak");
+    for line in lines {
+        let peak = match line.peak_bytes {
+            0 => String::new(),
+            bytes => Bytes(bytes).to_string(),
+        };
+        let (milliseconds, ratio) =
+            (1e3 * line.seconds.median, line.seconds.median / ours.seconds.median);
+        _ = writeln!(text, "  {:<26}{milliseconds:>9.2} ms{ratio:>9.2}{peak:>12}", line.label());
+    }
+    text
+}
+
+/// Each line against the newest earlier one of its kind.
+pub fn against(earlier: &[Line], lines: &[Line]) -> String {
+    let mut text = String::new();
+    for line in lines {
+        let before = earlier.iter().rev().find(|before| before.is_of(line));
+        let label = line.label();
+        _ = match before {
+            None => writeln!(text, "  {label:<26} was not measured earlier"),
+            Some(before) => writeln!(
+                text,
+                "  {label:<26}{:>9.2} of the earlier time, {:.2} of its peak",
+                line.seconds.median / before.seconds.median,
+                line.peak_bytes as f64 / before.peak_bytes.max(1) as f64,
+            ),
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn line(framework: &str, median: f64) -> Line {
+        let (benchmark, model, dtype) = ("training".into(), "gpt-s".into(), "float32".into());
+        let (seconds, framework) = (Median { median }, framework.into());
+        Line { benchmark, framework, model, dtype, compiled: false, seconds, peak_bytes: 1 << 20 }
+    }
+
+    #[test]
+    fn a_ratio_is_to_the_newest_earlier_line_of_the_same_kind() -> Result<()> {
+        let mut file = tempfile::NamedTempFile::new().map_err(|e| Error::message(e.to_string()))?;
+        let text = r#"{"benchmark":"memory"}
+{"benchmark":"training","framework":"mlx-train","model":"gpt-s","dtype":"float32","compiled":false,"seconds":{"median":9.0,"p10":1.0},"peak_bytes":1048576}
+{"benchmark":"training","framework":"mlx-train","model":"gpt-s","dtype":"float32","compiled":false,"seconds":{"median":2.0},"peak_bytes":2097152}
+"#;
+        file.write_all(text.as_bytes()).map_err(|e| Error::message(e.to_string()))?;
+        let told = against(&read(file.path())?, &[line("mlx-train", 1.0), line("burn", 1.0)]);
+        assert!(told.contains("0.50 of the earlier time, 0.50 of its peak"), "{told}");
+        assert!(told.contains("burn") && told.contains("was not measured earlier"), "{told}");
+        Ok(())
+    }
+
+    #[test]
+    fn ratios_are_to_the_first_line() {
+        let told = ratios("gpt-s", &[line("mlx-train", 0.5), line("PyTorch", 0.25)]);
+        assert!(
+            told.contains("500.00 ms     1.00") && told.contains("250.00 ms     0.50"),
+            "{told}"
+        );
+    }
+}

@@ -1,0 +1,105 @@
+//! A process that takes steps when it is told to: how every framework is measured.
+//!
+//! It writes a [`Hello`] when it is ready, and for each line `step N` that it reads a [`Reply`], both as one line
+//! of JSON. It ends when its input does.
+
+use super::{Task, work::Work};
+use mlx_train::{
+    Error, Result,
+    data::Batch,
+    optim::{AdamW, Clip},
+    profile::Memory,
+    run::Environment,
+    train::{CompileMode, StepOptions, TrainStep},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    io::{BufRead, Write, stdin, stdout},
+    time::Instant,
+};
+
+const LEARNING_RATE: f64 = 1e-4;
+
+/// What a process says of itself when it is ready.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Hello {
+    pub framework: String,
+    pub version: String,
+    pub device: String,
+    pub threads: usize,
+}
+
+/// What a process says of the steps that it was told to take.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reply {
+    /// Of each step, which ends when its results are there.
+    pub seconds: Vec<f64>,
+    /// The loss of the last of them.
+    pub loss: f64,
+    /// The most that its allocator held on the device, if it counts.
+    pub peak_bytes: Option<u64>,
+    /// The most that the process had in memory, if the system says so.
+    pub resident_peak_bytes: Option<u64>,
+}
+
+/// Serves with this crate's own engine.
+pub fn serve(task: Task) -> Result<()> {
+    let Task { work, compile } = task;
+    let mut model = work.model()?;
+    let mut step = TrainStep::new(&mut model, AdamW::default(), 0, options(work, compile)?)?;
+    let batches = work.sizes().batches()?;
+    let here = Environment::here();
+    write_line(&Hello {
+        framework: "mlx-train".into(),
+        version: here.mlx_train,
+        device: here.device,
+        threads: here.num_threads,
+    })?;
+    let mut batches = batches.iter().cycle();
+    for line in stdin().lock().lines() {
+        let line = line.map_err(|error| Error::message(format!("cannot read: {error}")))?;
+        let count = line.strip_prefix("step ").and_then(|count| count.parse::<u32>().ok());
+        let count = count.ok_or_else(|| Error::message(format!("`{line}` is not understood")))?;
+        let mut seconds = Vec::new();
+        let mut loss = f64::NAN;
+        for batch in (0..count).zip(&mut batches).map(|(_, batch)| batch) {
+            let began = Instant::now();
+            let output = step.run([Ok(Batch::clone(batch))], LEARNING_RATE)?;
+            loss = f64::from(output.loss.value.try_item_exact::<f32>()?);
+            seconds.push(began.elapsed().as_secs_f64());
+        }
+        write_line(&Reply {
+            seconds,
+            loss,
+            peak_bytes: Some(Memory::now()?.peak_bytes),
+            resident_peak_bytes: resident_peak_bytes(),
+        })?;
+    }
+    Ok(())
+}
+
+fn options(work: Work, compile: bool) -> Result<StepOptions> {
+    let mut clip = Clip::default();
+    if let Some(norm) = work.max_grad_norm() {
+        clip = clip.global_norm(norm)?;
+    }
+    let compile = if compile { CompileMode::On } else { CompileMode::Off };
+    Ok(StepOptions { clip, compile, precision: work.precision(), ..StepOptions::default() })
+}
+
+/// The most that this process had in memory (Linux).
+fn resident_peak_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes << 10)
+}
+
+fn write_line(value: &impl Serialize) -> Result<()> {
+    let line = serde_json::to_string(value).map_err(|error| Error::message(error.to_string()))?;
+    let mut out = stdout().lock();
+    writeln!(out, "{line}")
+        .and_then(|()| out.flush())
+        .map_err(|error| Error::message(format!("cannot write the output: {error}")))
+}
