@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: what this machine does in a second, one JSON line a run.
 
+mod peers;
+
 use super::setup;
 use crate::error::Result;
 use crate::shell;
@@ -13,11 +15,16 @@ Examples:
   cargo xtask bench                              everything, some minutes on two cores
   cargo xtask bench step-overhead checkpoint     these two
   cargo xtask bench memory                       a table of gradient-checkpointing policies
+  cargo xtask bench training --peers             against Python MLX, PyTorch, burn and candle
   cargo xtask bench step-overhead -- --steps 50  what comes after -- goes to the benchmarks (--help tells)
   cargo xtask bench | tee -a figures.jsonl       one JSON line a run, with commit, versions and device")]
 pub struct BenchArgs {
     /// What to measure [default: all]
     names: Vec<String>,
+
+    /// Build or install the frameworks that `training` is compared with, and measure them beside
+    #[arg(long)]
+    peers: bool,
 
     /// Arguments for the program with the benchmarks
     #[arg(last = true)]
@@ -33,6 +40,10 @@ pub fn run(workspace: &Workspace, args: &BenchArgs) -> Result<()> {
     let mut command = workspace.cargo();
     command.args(["run", "--release", "--package", "mlx-train-bench", "--"]);
     command.args(&args.names).args(&args.rest);
+    if args.peers {
+        command.arg("--peers");
+        peers::prepare(workspace, &mut command);
+    }
     // A part of the program, which may be carried to a machine without the repository.
     command.env("MLX_TRAIN_COMMIT", commit(workspace));
     shell::stream(&mut command)
