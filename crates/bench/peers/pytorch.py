@@ -4,7 +4,11 @@ import json
 import resource
 import sys
 import time
+import warnings
 from contextlib import nullcontext
+
+# It is not needed here.
+warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
 
 import torch
 import torch.nn.functional as F

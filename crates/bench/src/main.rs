@@ -10,6 +10,7 @@
 mod by_hand;
 mod checkpoint;
 mod estimate;
+mod growth;
 mod loader;
 mod loss;
 mod memory;
@@ -35,6 +36,8 @@ struct Args {
     options: Options,
     #[command(flatten)]
     loss: loss::Sizes,
+    #[command(flatten)]
+    growth: growth::GrowthArgs,
     #[command(flatten)]
     memory: memory::Sizes,
     #[command(flatten)]
@@ -71,6 +74,8 @@ enum Name {
     Estimate,
     /// The memory and time of a step under each policy of gradient checkpointing
     Memory,
+    /// How the time of a step grows with layers, tokens, rows and parameters
+    Growth,
     /// How long the stages of a pipeline wait, by the number of micro-batches
     Pipeline,
     /// The planner's predictions for several layouts against what steps take
@@ -80,7 +85,7 @@ enum Name {
 }
 
 fn main() -> Result<()> {
-    let Args { names, options, loss, memory, pipeline, plan, training } = Args::parse();
+    let Args { names, options, loss, growth, memory, pipeline, plan, training } = Args::parse();
     if let Some(task) = training.task() {
         return training::serve(task);
     }
@@ -93,6 +98,7 @@ fn main() -> Result<()> {
             Name::Loss => loss::run(&options, &loss)?,
             Name::Estimate => estimate::run(&options)?,
             Name::Memory => memory::run(&options, &memory)?,
+            Name::Growth => growth::run(&options, &growth)?,
             Name::Pipeline => pipeline::run(&options, &pipeline)?,
             Name::Plan => plan::run(&options, &plan)?,
             Name::Training => training::run(&options, &training)?,

@@ -5,7 +5,10 @@ use super::{
     work::Work,
     worker::{Hello, Reply},
 };
-use crate::{record::Record, timing::Quantiles};
+use crate::{
+    record::{Framework, Record},
+    timing::Quantiles,
+};
 use mlx_train::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -22,9 +25,8 @@ pub struct Contender {
     requests: ChildStdin,
     replies: BufReader<ChildStdout>,
     hello: Hello,
-    started: Instant,
-    /// From the start of the process to the end of its first step.
-    start_seconds: f64,
+    /// From the start of the process until it can take a step.
+    ready_seconds: f64,
     first_seconds: f64,
     seconds: Vec<f64>,
     last: Option<Reply>,
@@ -51,8 +53,7 @@ impl Contender {
             requests,
             replies,
             hello,
-            started,
-            start_seconds: 0.0,
+            ready_seconds: started.elapsed().as_secs_f64(),
             first_seconds: 0.0,
             seconds: Vec::new(),
             last: None,
@@ -65,7 +66,6 @@ impl Contender {
         let seconds = self.step(steps)?;
         if let (true, Some(&first)) = (is_first, seconds.first()) {
             self.first_seconds = first;
-            self.start_seconds = self.started.elapsed().as_secs_f64();
         }
         Ok(())
     }
@@ -91,14 +91,22 @@ impl Contender {
         Ok(seconds)
     }
 
-    /// Ends its process: what was measured.
-    pub fn record(self, work: Work) -> Result<Record> {
+    /// Ends its process: what was measured, and of whom.
+    pub fn record(self, work: Work) -> Result<(Record, Framework)> {
         let Self { peer, task, mut child, requests, hello, last, .. } = self;
         drop(requests);
         drop(child.wait());
         let last = last.ok_or_else(|| Error::message("a framework took no step"))?;
+        let num_steps = self.seconds.len();
         let seconds = Quantiles::of(self.seconds);
-        Ok(Record {
+        let framework = Framework {
+            backend: peer.backend(&hello.device),
+            version: hello.version,
+            device: hello.device,
+            threads: hello.threads,
+            resident_peak_bytes: last.resident_peak_bytes,
+        };
+        let record = Record {
             benchmark: "training",
             framework: peer.name(),
             model: work.name(),
@@ -110,14 +118,12 @@ impl Contender {
             first_seconds: self.first_seconds,
             peak_bytes: last.peak_bytes.unwrap_or_default(),
             further: json!({
-                "framework_version": hello.version,
-                "framework_device": hello.device,
-                "framework_threads": hello.threads,
-                "start_seconds": self.start_seconds,
-                "resident_peak_bytes": last.resident_peak_bytes,
+                "num_steps": num_steps,
+                "start_seconds": self.ready_seconds + self.first_seconds,
                 "loss": last.loss,
             }),
-        })
+        };
+        Ok((record, framework))
     }
 }
 

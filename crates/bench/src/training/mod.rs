@@ -10,6 +10,8 @@ mod table;
 mod work;
 mod worker;
 
+pub use self::worker::resident_peak_bytes;
+
 use self::{contender::Contender, peer::Peer, work::Work};
 use crate::{Options, timing::NUM_WARMUPS};
 use mlx_train::Result;
@@ -83,8 +85,8 @@ pub fn run(options: &Options, args: &TrainingArgs) -> Result<()> {
         }
         let mut lines = Vec::new();
         for contender in contenders {
-            let record = contender.record(work)?;
-            record.print()?;
+            let (record, framework) = contender.record(work)?;
+            record.print_of(framework)?;
             lines.push(table::Line::of(&record));
         }
         let mut text = table::ratios(work.name(), &lines);

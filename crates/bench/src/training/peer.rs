@@ -1,7 +1,7 @@
 //! How the process of a framework is started.
 
 use super::Task;
-use mlx_train::{Error, Result};
+use mlx_train::{Error, Result, run::Environment};
 use serde_json::json;
 use std::{
     env,
@@ -31,6 +31,16 @@ impl Peer {
             Self::PyTorch => "PyTorch",
             Self::Burn => "burn",
             Self::Candle => "candle",
+        }
+    }
+
+    /// The part of it that computes on `device`.
+    pub fn backend(self, device: &str) -> String {
+        match self {
+            Self::This | Self::PythonMlx => Environment::here().backend,
+            Self::PyTorch if device != "CPU" => "CUDA".into(),
+            Self::PyTorch | Self::Candle => "CPU".into(),
+            Self::Burn => "flex".into(),
         }
     }
 

@@ -14,8 +14,7 @@ pub struct Line {
     dtype: String,
     compiled: bool,
     seconds: Median,
-    #[serde(default)]
-    peak_bytes: u64,
+    peak_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
@@ -32,7 +31,7 @@ impl Line {
             dtype: record.dtype.into(),
             compiled: record.compiled,
             seconds: Median { median: record.seconds.median },
-            peak_bytes: record.peak_bytes,
+            peak_bytes: Some(record.peak_bytes).filter(|&bytes| bytes > 0),
         }
     }
 
@@ -71,10 +70,7 @@ pub fn ratios(model: &str, lines: &[Line]) -> String {
     let Some(ours) = lines.first() else { return String::new() };
     let mut text = format!("{model:<28}{:>12}{:>9}{:>12}\n", "step", "of ours", "peak");
     for line in lines {
-        let peak = match line.peak_bytes {
-            0 => String::new(),
-            bytes => Bytes(bytes).to_string(),
-        };
+        let peak = line.peak_bytes.map(|bytes| Bytes(bytes).to_string()).unwrap_or_default();
         let (milliseconds, ratio) =
             (1e3 * line.seconds.median, line.seconds.median / ours.seconds.median);
         _ = writeln!(text, "  {:<26}{milliseconds:>9.2} ms{ratio:>9.2}{peak:>12}", line.label());
@@ -88,15 +84,16 @@ pub fn against(earlier: &[Line], lines: &[Line]) -> String {
     for line in lines {
         let before = earlier.iter().rev().find(|before| before.is_of(line));
         let label = line.label();
-        _ = match before {
-            None => writeln!(text, "  {label:<26} was not measured earlier"),
-            Some(before) => writeln!(
-                text,
-                "  {label:<26}{:>9.2} of the earlier time, {:.2} of its peak",
-                line.seconds.median / before.seconds.median,
-                line.peak_bytes as f64 / before.peak_bytes.max(1) as f64,
-            ),
+        let Some(before) = before else {
+            _ = writeln!(text, "  {label:<26} was not measured earlier");
+            continue;
         };
+        let time = line.seconds.median / before.seconds.median;
+        _ = write!(text, "  {label:<26}{time:>9.2} of the earlier time");
+        if let Some((now, then)) = line.peak_bytes.zip(before.peak_bytes) {
+            _ = write!(text, ", {:.2} of its peak", now as f64 / then as f64);
+        }
+        text.push('\n');
     }
     text
 }
@@ -109,7 +106,15 @@ mod tests {
     fn line(framework: &str, median: f64) -> Line {
         let (benchmark, model, dtype) = ("training".into(), "gpt-s".into(), "float32".into());
         let (seconds, framework) = (Median { median }, framework.into());
-        Line { benchmark, framework, model, dtype, compiled: false, seconds, peak_bytes: 1 << 20 }
+        Line {
+            benchmark,
+            framework,
+            model,
+            dtype,
+            compiled: false,
+            seconds,
+            peak_bytes: Some(1 << 20),
+        }
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn options(work: Work, compile: bool) -> Result<StepOptions> {
 }
 
 /// The most that this process had in memory (Linux).
-fn resident_peak_bytes() -> Option<u64> {
+pub fn resident_peak_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

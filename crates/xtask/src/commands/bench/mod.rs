@@ -16,6 +16,7 @@ Examples:
   cargo xtask bench step-overhead checkpoint     these two
   cargo xtask bench memory                       a table of gradient-checkpointing policies
   cargo xtask bench training --peers             against Python MLX, PyTorch, burn and candle
+  cargo xtask bench growth -- --plot growth.svg  how the time of a step grows with its sizes
   cargo xtask bench step-overhead -- --steps 50  what comes after -- goes to the benchmarks (--help tells)
   cargo xtask bench | tee -a figures.jsonl       one JSON line a run, with commit, versions and device")]
 pub struct BenchArgs {
