@@ -43,6 +43,12 @@ pub struct MlxEnvironment {
 /// transformer with an evaluation in between did, on an H200, and with 4000 it did not.
 const CUDA_GRAPHS: (&str, &str) = ("MLX_CUDA_GRAPH_CACHE_SIZE", "4000");
 
+/// Which kernels OpenBLAS uses, behind MLX on a Linux CPU.
+///
+/// It knows processors by their numbers, and takes one that is newer than it for the oldest of its kind: on an AMD
+/// processor of family 26 a product of matrices took twice as long as with these, which run wherever there is AVX-512.
+const BLAS_KERNELS: (&str, &str) = ("OPENBLAS_CORETYPE", "SKYLAKEX");
+
 /// What `mpirun` tells its ranks.
 const OF_MPIRUN: &str = "OMPI_COMM_WORLD_SIZE";
 
@@ -91,15 +97,17 @@ impl MlxEnvironment {
     /// Makes MLX see these variables, by replacing this process by itself where one of them is missing.
     ///
     /// Process id, signals, open files, arguments and exit code stay. A variable that the environment has
-    /// already wins. On CUDA, `MLX_CUDA_GRAPH_CACHE_SIZE` is 4000 in any case, and a rank of `mpirun` finds
-    /// the library of Open MPI by the name that it has without its headers. Where nothing is missing,
-    /// and in the process that was replaced, this returns; call it once, before anything else.
+    /// already wins. On CUDA, `MLX_CUDA_GRAPH_CACHE_SIZE` is 4000 in any case; on Linux with AVX-512 and without
+    /// CUDA, `OPENBLAS_CORETYPE` is `SKYLAKEX`; and a rank of `mpirun` finds the library of Open MPI by the name
+    /// that it has without its headers. Where nothing is missing, and in the process that was replaced, this
+    /// returns; call it once, before anything else.
     ///
     /// # Errors
     /// When the system cannot start the program anew; this process can go on, with MLX's defaults.
     pub fn enter(&self) -> Result<()> {
         let of_mpirun = env::var_os(OF_MPIRUN).is_some();
-        let here = Here { has_cuda: ffi::has_cuda(), of_mpirun };
+        let has_cuda = ffi::has_cuda();
+        let here = Here { has_cuda, has_wide_blas: !has_cuda && has_avx512(), of_mpirun };
         let changes = self.changes(here, |name| env::var(name).ok());
         if changes.is_empty() {
             return Ok(());
@@ -125,12 +133,13 @@ impl MlxEnvironment {
     }
 
     /// Every variable that this is about, and its value if it asks for one.
-    fn variables(&self, here: Here) -> [Change; 5] {
+    fn variables(&self, here: Here) -> [Change; 6] {
         let number = |number: Option<u32>| number.map(|number| number.to_string());
         [
             ("MLX_MAX_OPS_PER_BUFFER", number(self.max_ops_per_buffer)),
             (MEGABYTES_PER_BUFFER, number(self.max_mb_per_buffer)),
             (CUDA_GRAPHS.0, here.has_cuda.then(|| CUDA_GRAPHS.1.to_owned())),
+            (BLAS_KERNELS.0, here.has_wide_blas.then(|| BLAS_KERNELS.1.to_owned())),
             (MPI_LIBRARY.0, here.of_mpirun.then(|| MPI_LIBRARY.1.to_owned())),
             ("MTL_CAPTURE_ENABLED", self.metal_capture.then(|| "1".to_owned())),
         ]
@@ -155,7 +164,21 @@ impl MlxEnvironment {
 #[derive(Debug, Clone, Copy, Default)]
 struct Here {
     has_cuda: bool,
+    /// Whether products of matrices are OpenBLAS's, on a processor with AVX-512.
+    has_wide_blas: bool,
     of_mpirun: bool,
+}
+
+/// Whether this is Linux on a processor with the parts of AVX-512 that OpenBLAS's kernels need.
+fn has_avx512() -> bool {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    return is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512cd")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    false
 }
 
 /// A variable, and the value that it gets; without one, it goes.
@@ -226,7 +249,7 @@ mod tests {
 
     /// What changes where the environment has `current`.
     fn changes(limits: &MlxEnvironment, has_cuda: bool, current: &[(&str, &str)]) -> String {
-        changes_on(limits, Here { has_cuda, of_mpirun: false }, current)
+        changes_on(limits, Here { has_cuda, ..Here::default() }, current)
     }
 
     fn changes_on(limits: &MlxEnvironment, here: Here, current: &[(&str, &str)]) -> String {
@@ -260,8 +283,16 @@ mod tests {
     }
 
     #[test]
+    fn a_processor_with_avx512_gets_the_kernels_for_it_unless_others_are_named() {
+        let (none, wide) =
+            (MlxEnvironment::default(), Here { has_wide_blas: true, ..Here::default() });
+        assert_eq!(changes_on(&none, wide, &[]), "OPENBLAS_CORETYPE=SKYLAKEX");
+        assert_eq!(changes_on(&none, wide, &[("OPENBLAS_CORETYPE", "HASWELL")]), "");
+    }
+
+    #[test]
     fn a_rank_of_mpirun_finds_the_library_of_programs_unless_another_is_named() {
-        let (none, rank) = (MlxEnvironment::default(), Here { of_mpirun: true, has_cuda: false });
+        let (none, rank) = (MlxEnvironment::default(), Here { of_mpirun: true, ..Here::default() });
         let (name, library) = MPI_LIBRARY;
         assert_eq!(changes_on(&none, rank, &[]), format!("{name}={library}"));
         assert_eq!(changes_on(&none, rank, &[("MLX_MPI_LIBNAME", "/opt/libmpi.so")]), "");

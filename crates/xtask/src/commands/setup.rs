@@ -109,7 +109,7 @@ fn on_macos(workspace: &Workspace, force: bool) -> Result<()> {
     let requirements = Requirements::read(path)?;
     requirements.check_against(&mlx_sys)?;
     let python = parity_python(&requirements, force)?;
-    let settings = Settings { native: None, python: Some(python) };
+    let settings = Settings { native: None, blas_kernels: None, python: Some(python) };
     settings::write_if_changed(&workspace.settings(), &settings.render()).map(drop)
 }
 

@@ -2,6 +2,7 @@
 
 use super::Backend;
 use super::anew::STAMP;
+use super::blas;
 use super::python::Environment;
 use super::settings::{self, Native, Settings};
 use crate::platform;
@@ -86,7 +87,8 @@ impl Build {
     /// The settings file for a checkout.
     pub fn settings(&self) -> Settings {
         let python = self.environment().python();
-        Settings { native: Some(self.links_override()), python: Some(python) }
+        let blas_kernels = blas::kernels();
+        Settings { native: Some(self.links_override()), blas_kernels, python: Some(python) }
     }
 
     /// Settings for programs that carry mlx-c inside: `cargo --config <this file> build …`.

@@ -203,7 +203,7 @@ impl Plan {
         let native = self.build.native();
         let portable =
             Native::portable(&platform::triple(), &native, &site_packages.join("mlx/lib"));
-        let portable = Settings { native: Some(portable), python: None };
+        let portable = Settings { native: Some(portable), blas_kernels: None, python: None };
         settings::write_if_changed(&self.build.portable_settings(), &portable.render())?;
         let work = self.build.dir().join("work");
         std::fs::remove_dir_all(&work).map_err(Error::io("remove", &work))?;

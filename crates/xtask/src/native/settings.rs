@@ -27,6 +27,8 @@ const CUDA_GRAPHS: (&str, &str) = ("MLX_CUDA_GRAPH_CACHE_SIZE", "4000");
 pub struct Settings {
     /// `x86_64-unknown-linux-gnu`, or nothing where mlx-sys builds itself (macOS).
     pub native: Option<Native>,
+    /// The kernels that OpenBLAS is told to use; nothing leaves the choice to it.
+    pub blas_kernels: Option<&'static str>,
     /// The Python that has the same MLX, for parity tests.
     pub python: Option<PathBuf>,
 }
@@ -100,6 +102,9 @@ impl Settings {
                 env.insert(name, default_variable(text));
             }
         }
+        if let Some(kernels) = self.blas_kernels {
+            env.insert("OPENBLAS_CORETYPE", default_variable(kernels));
+        }
         if let Some(python) = &self.python {
             env.insert("MLX_TRAIN_PYTHON", default_variable(&python.display().to_string()));
         }
@@ -172,6 +177,7 @@ mod tests {
     fn the_file_is_what_cargo_reads() {
         let settings = Settings {
             native: Some(Native::shared(TRIPLE, Path::new("/home/me/.cache/native"))),
+            blas_kernels: Some("SKYLAKEX"),
             python: Some(PathBuf::from("/home/me/.cache/venv/bin/python")),
         };
         let expected = "\
@@ -183,6 +189,7 @@ rustc-env = { OUT_DIR = \"/home/me/.cache/native\" }
 [env]
 OPENBLAS_THREAD_TIMEOUT = { value = \"4\", force = false }
 MLX_CUDA_GRAPH_CACHE_SIZE = { value = \"4000\", force = false }
+OPENBLAS_CORETYPE = { value = \"SKYLAKEX\", force = false }
 MLX_TRAIN_PYTHON = { value = \"/home/me/.cache/venv/bin/python\", force = false }
 ";
         assert_eq!(settings.render(), expected);
