@@ -7,8 +7,9 @@ use super::{Task, work::Work};
 use mlx_train::{
     Error, Result,
     data::Batch,
+    ffi::device_info,
     optim::{AdamW, Clip},
-    profile::Memory,
+    profile::{Memory, MemoryConfig, MemoryLimits},
     run::Environment,
     train::{CompileMode, StepOptions, TrainStep},
 };
@@ -46,6 +47,8 @@ pub struct Reply {
 /// Serves with this crate's own engine.
 pub fn serve(task: Task) -> Result<()> {
     let Task { work, compile } = task;
+    // As a `Trainer` does.
+    MemoryLimits::of(&MemoryConfig::default(), &device_info()?)?.0.apply()?;
     let mut model = work.model()?;
     let mut step = TrainStep::new(&mut model, AdamW::default(), 0, options(work, compile)?)?;
     let batches = work.sizes().batches()?;

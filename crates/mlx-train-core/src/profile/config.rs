@@ -19,7 +19,8 @@ pub struct MemoryConfig {
     /// From how much memory on MLX frees what it caches and waits for what runs; null is the budget, or else
     /// what Metal recommends for the device, or else MLX's default.
     pub memory_limit: Option<Bytes>,
-    /// How much freed memory MLX keeps for the next arrays; null is MLX's default.
+    /// How much freed memory MLX keeps for the next arrays; null is MLX's default, and on a CPU an eighth of the
+    /// memory limit, or else of the machine's memory.
     pub cache_limit: Option<Bytes>,
     /// With Metal, how much memory is never moved to disk; null is what Metal recommends, or the memory limit
     /// where that is less.
