@@ -13,6 +13,7 @@ pub mod file;
 pub mod rng;
 
 pub mod distributed;
+mod exponential;
 pub mod ffi;
 pub mod graph;
 mod integers;

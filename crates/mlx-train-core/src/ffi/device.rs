@@ -40,6 +40,19 @@ pub fn device_info() -> Result<DeviceInfo> {
     asked
 }
 
+/// Whether the default device is a CPU.
+///
+/// # Errors
+/// When MLX fails.
+pub fn is_on_cpu() -> Result<bool> {
+    // SAFETY: takes nothing; the handle is freed below.
+    let mut device = unsafe { mlx_sys::mlx_device_new() };
+    let kind = kind_of_default(&mut device);
+    // SAFETY: the handle is ours, and nothing uses it after this.
+    unsafe { mlx_sys::mlx_device_free(device) };
+    Ok(kind? == mlx_sys::mlx_device_type__MLX_CPU)
+}
+
 /// Whether this MLX computes with CUDA where there is such a GPU. Asking starts nothing on the device.
 pub fn has_cuda() -> bool {
     let mut has_cuda = false;
@@ -53,11 +66,7 @@ fn ask(
     device: &mut mlx_sys::mlx_device,
     info: &mut mlx_sys::mlx_device_info,
 ) -> Result<DeviceInfo> {
-    let mut kind = mlx_sys::mlx_device_type__MLX_CPU;
-    // SAFETY: `device` is a valid handle that the call points at the default device.
-    call(|| unsafe { mlx_sys::mlx_get_default_device(device) })?;
-    // SAFETY: `device` is valid and `kind` outlives the call.
-    call(|| unsafe { mlx_sys::mlx_device_get_type(&raw mut kind, *device) })?;
+    let kind = kind_of_default(device)?;
     // SAFETY: both handles are valid.
     call(|| unsafe { mlx_sys::mlx_device_info_get(info, *device) })?;
     Ok(DeviceInfo {
@@ -67,6 +76,16 @@ fn ask(
         memory_bytes: size(*info, c"memory_size").or_else(|| size(*info, c"total_memory")),
         working_set_bytes: size(*info, c"max_recommended_working_set_size"),
     })
+}
+
+/// Points `device` at the default device, and says what kind that is.
+fn kind_of_default(device: &mut mlx_sys::mlx_device) -> Result<mlx_sys::mlx_device_type> {
+    let mut kind = mlx_sys::mlx_device_type__MLX_CPU;
+    // SAFETY: `device` is a valid handle that the call points at the default device.
+    call(|| unsafe { mlx_sys::mlx_get_default_device(device) })?;
+    // SAFETY: `device` is valid and `kind` outlives the call.
+    call(|| unsafe { mlx_sys::mlx_device_get_type(&raw mut kind, *device) })?;
+    Ok(kind)
 }
 
 fn text(info: mlx_sys::mlx_device_info, key: &CStr) -> Option<String> {

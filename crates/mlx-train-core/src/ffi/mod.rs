@@ -30,7 +30,7 @@ pub use checkpoint::checkpoint;
 pub(crate) use checkpoint::checkpoint_around;
 pub use compile::{Compiled, compile};
 pub use custom_vjp::{Backward, custom_vjp};
-pub use device::{DeviceInfo, device_info, has_cuda};
+pub use device::{DeviceInfo, device_info, has_cuda, is_on_cpu};
 pub(crate) use distributed::{Collective, RawGroup, has_backend};
 pub use eval::{Evaluation, Noted, async_eval, eval, mark, without_evaluation};
 pub(crate) use exit::at_exit;

@@ -1,7 +1,7 @@
 //! Cross-entropy over classes, and over independent yes-no questions.
 
 use super::{Loss, LossError, regression::check_same_shape, sum::sum_f32};
-use crate::{Array, Result, integers, shape::is_integer};
+use crate::{Array, Result, exponential::log_sum_exp, integers, shape::is_integer};
 use mlx_rs::{
     Dtype,
     ops::{logaddexp, maximum, select},
@@ -55,7 +55,7 @@ pub fn cross_entropy(logits: &Array, targets: &Array, options: &CrossEntropy) ->
     let Classes { nearest, is_class, mask } =
         Classes::of(targets, num_classes, options.ignore_index)?;
 
-    let log_z = logits.logsumexp_axis(-1, None)?; // (...)
+    let log_z = log_sum_exp(&logits)?; // (...)
     let picked = logits.take_along_axis(nearest.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
     let mean = options.mean_of(&logits)?;
     let each = options.of_each(&Scores { log_z, picked, mean })?;

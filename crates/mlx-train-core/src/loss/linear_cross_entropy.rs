@@ -29,10 +29,10 @@ use super::{
     cross_entropy::{Classes, Scores, check_integer, masked_sum, mean_of_sum, nan_unless, nothing},
     split_cross_entropy::classes_of,
 };
-use crate::{Array, Error, Result, distributed::Group, ffi};
+use crate::{Array, Error, Result, distributed::Group, exponential::Rows, ffi};
 use mlx_rs::{
     Dtype,
-    ops::{addmm, concatenate, indexing::TryIndexOp, matmul, select, softmax_axis},
+    ops::{addmm, concatenate, indexing::TryIndexOp, matmul, select},
 };
 
 const NAME: &str = "linear_cross_entropy";
@@ -215,11 +215,12 @@ impl OutputLayer {
             let rows = ffi::depends(&[hidden.try_index(tokens.clone())?], &done.last())?;
             let chunk = self.part(tokens)?;
             let logits = matmul(&rows[0], weight.transpose()?)?; // (n, V)
-            let scores = chunk.scores(&logits, &rows[0], mean_weight.as_ref())?;
+            let sums = Rows::of(&logits)?;
+            let scores = chunk.scores(&logits, &sums, &rows[0], mean_weight.as_ref())?;
             done.each.push(chunk.losses(&scores)?);
             if with_gradients {
                 let (rows, mean) = (&rows[0], mean_weight.as_ref());
-                chunk.add_gradients(&mut done, logits, &scores, rows, weight, mean)?;
+                chunk.add_gradients(&mut done, &sums, &scores, rows, weight, mean)?;
             }
         }
         let each = concatenate(&done.each, 0)?;
@@ -247,12 +248,12 @@ impl OutputLayer {
     fn scores(
         &self,
         logits: &Array,
+        sums: &Rows,
         hidden: &Array,
         mean_weight: Option<&Array>,
     ) -> Result<Scores> {
         let picked = logits.take_along_axis(&self.classes.nearest, -1)?.as_dtype(Dtype::Float32)?;
-        // In the dtype of its input, the sum would be rounded to three digits in bf16.
-        let log_z = logits.as_dtype(Dtype::Float32)?.logsumexp_axis(-1, true)?;
+        let log_z = sums.log_sum().clone();
         // The mean of the logits is the logit of the mean.
         let of_mean = |mean: &Array| matmul(hidden.as_dtype(Dtype::Float32)?, mean.transpose()?);
         let mean = mean_weight.map(of_mean).transpose()?;
@@ -270,7 +271,7 @@ impl OutputLayer {
     fn add_gradients(
         &self,
         done: &mut Done,
-        logits: Array,
+        sums: &Rows,
         Scores { log_z, picked, .. }: &Scores,
         hidden: &Array,
         weight: &Array,
@@ -284,10 +285,10 @@ impl OutputLayer {
         let at_target = picked.subtract(log_z)?.exp()?.subtract(share)?.as_dtype(dtype)?;
         let nearest = &self.classes.nearest;
         let (probabilities, at_target) = match &self.is_here {
-            None => (softmax_axis(logits, -1, true)?, at_target),
+            None => (sums.softmax()?, at_target),
             Some(is_here) => {
                 // The softmax over the classes of all ranks; a target of another rank is none here.
-                let probabilities = logits.subtract(log_z)?.exp()?.as_dtype(dtype)?;
+                let probabilities = sums.softmax_within(log_z)?.as_dtype(dtype)?;
                 let as_it_is = probabilities.take_along_axis(nearest, -1)?;
                 (probabilities, select(is_here, at_target, as_it_is)?)
             }

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     Array, Result,
     distributed::Group,
+    exponential::log_sum_exp,
     integers::{self, Part},
 };
 use mlx_rs::{
@@ -45,7 +46,7 @@ pub fn split_cross_entropy(
     }
     let logits = logits.as_dtype(Dtype::Float32)?;
     let (classes, part) = classes_of(targets, logits.dim(-1), options.ignore_index, group)?;
-    let log_z = logits.logsumexp_axis(-1, None)?; // (...)
+    let log_z = log_sum_exp(&logits)?; // (...)
     let picked = logits.take_along_axis(part.nearest.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
     let picked = select(&part.is_here, picked, Array::from_f32(0.0))?;
     let mean = options.mean_of(&logits)?;

@@ -3,8 +3,8 @@
 //! mlx-rs's own compile themselves at each call: on a CPU that starts a C++ compiler. Here they are
 //! ordinary graph nodes, which a surrounding [`compile`](crate::ffi::compile) fuses.
 
-use crate::{Array, Result};
-use mlx_rs::ops::{erf, maximum, sigmoid, tanh};
+use crate::{Array, Result, exponential};
+use mlx_rs::ops::{erf, maximum, tanh};
 use std::f32::consts::{FRAC_1_SQRT_2, PI};
 
 /// A scalar `()` in the dtype of `x`: an f32 one would promote the result to f32.
@@ -27,7 +27,7 @@ pub fn relu(x: &Array) -> Result<Array> {
 /// # Errors
 /// When MLX fails.
 pub fn silu(x: &Array) -> Result<Array> {
-    Ok(x.multiply(sigmoid(x)?)?)
+    exponential::silu(x)
 }
 
 /// `x * (1 + erf(x / sqrt(2))) / 2`; shape and dtype stay.

@@ -2,6 +2,7 @@
 //!
 //! | here | instead of mlx-rs's, because |
 //! | --- | --- |
+//! | [`attention`] | its CPU kernel computes scores that the mask hides, and exponentials slowly |
 //! | [`Dropout`] | its masks come from global state, its f32 scale promotes bf16 |
 //! | [`Embedding`] | it panics on token ids that are not integers, and ids out of range corrupt memory |
 //! | [`gelu`], [`silu`], … | they compile at each call (with g++ on a CPU), and gelu promotes bf16 |
@@ -11,6 +12,7 @@
 //! Its `RmsNorm`, `LayerNorm` and `Rope` agree with Python MLX and are re-exported.
 
 mod activation;
+mod attention;
 mod dropout;
 mod embedding;
 mod error;
@@ -25,6 +27,7 @@ mod split;
 mod stack;
 
 pub use activation::{gelu, gelu_approximate, relu, silu};
+pub use attention::attention;
 pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use error::NnError;

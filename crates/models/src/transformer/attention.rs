@@ -1,22 +1,15 @@
 //! Causal self-attention with rotary positions and grouped keys and values.
 //!
 //! Rotary positions: arXiv:2104.09864, section 3.2, in Hugging Face's layout (the halves of a head
-//! are rotated against each other). Grouped queries: arXiv:2305.13245. MLX's fused kernel reads the
-//! K key heads for H query heads without copying them, and takes the softmax in f32.
+//! are rotated against each other). Grouped queries: arXiv:2305.13245, whose K key heads are read for H
+//! query heads without a copy; the softmax is taken in f32.
 //! Shape letters as in the [module above](super).
 
 use super::{TransformerConfig, init};
-use mlx_rs::{
-    Array,
-    fast::{
-        ScaledDotProductAttentionMask::{self, Causal},
-        rope, scaled_dot_product_attention,
-    },
-    ops::arange,
-};
+use mlx_rs::{Array, fast::rope, ops::arange};
 use mlx_train_core::{
     Result, assert_shape,
-    nn::{LayerCache, LoraLinear},
+    nn::{LayerCache, LoraLinear, attention},
 };
 use mlx_train_derive::{ModuleParameters, Shard};
 
@@ -97,8 +90,7 @@ impl Attention {
         };
         // 1/sqrt(D) keeps the variance of the scores independent of the head's width.
         let scale = (self.head_dim as f32).sqrt().recip();
-        let mask = mask.map_or(Causal, ScaledDotProductAttentionMask::Array);
-        let mixed = scaled_dot_product_attention(q, k, v, scale, mask, None)?;
+        let mixed = attention(&q, &k, &v, scale, mask)?;
         let width = self.num_heads * self.head_dim;
         let mixed = mixed.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, tokens, width])?;
         self.o_proj.forward(&mixed) // (B, T, C)
