@@ -76,6 +76,10 @@ fn value(ty: &FieldType, range: Option<&Range>, default: &Value) -> Map<String, 
             array
         }
         FieldType::Enum(schema) => choice(schema, default),
+        FieldType::Either(types) => {
+            let types: Vec<_> = types.iter().map(|ty| value(ty, range, default)).collect();
+            Map::from_iter([("anyOf".to_owned(), json!(types))])
+        }
         FieldType::Config(schema) => table(schema, default),
     }
 }

@@ -125,6 +125,10 @@ impl Node {
         }
     }
 
+    pub(crate) fn is_list(&self) -> bool {
+        matches!(self.kind, Kind::List(_))
+    }
+
     /// The string, or the text of an unquoted override.
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.kind {

@@ -66,6 +66,8 @@ pub enum FieldType {
     Array(Box<Self>, usize),
     /// One of several names, some of them with fields.
     Enum(EnumSchema),
+    /// A value of one of several types, such as a name or a list.
+    Either(Vec<Self>),
     /// A nested config.
     Config(Schema),
 }
@@ -145,6 +147,7 @@ impl FieldType {
         match self {
             Self::String | Self::Path | Self::Enum(_) => true,
             Self::Optional(ty) => ty.takes_strings(),
+            Self::Either(types) => types.iter().any(Self::takes_strings),
             _ => false,
         }
     }
@@ -161,6 +164,9 @@ impl FieldType {
             Self::List(_) => format!("a {self}"),
             Self::Array(ty, length) => format!("a list of {length} {ty}"),
             Self::Enum(schema) => format!("one of {}", schema.names()),
+            Self::Either(types) => {
+                types.iter().map(Self::expectation).collect::<Vec<_>>().join(", or ")
+            }
             Self::Config(schema) => format!("a table with the keys of {}", schema.name),
         }
     }
@@ -179,6 +185,10 @@ impl fmt::Display for FieldType {
             Self::Enum(schema) => {
                 let names: Vec<&str> = schema.variants.iter().map(|variant| variant.name).collect();
                 f.write_str(&names.join(" | "))
+            }
+            Self::Either(types) => {
+                let types: Vec<String> = types.iter().map(ToString::to_string).collect();
+                f.write_str(&types.join(" | "))
             }
             Self::Config(schema) => f.write_str(schema.name),
         }

@@ -24,7 +24,8 @@ pub use group::Group;
 pub use mesh::Mesh;
 pub use parallelism::Parallelism;
 pub use pipeline::{
-    BlockCosts, Operation, PipelineError, PipelineOptions, Schedule, ScheduleKind, partition,
+    BlockCosts, Operation, PipelineBlocks, PipelineError, PipelineOptions, Schedule, ScheduleKind,
+    partition,
 };
 pub use placement::{Placement, Split};
 pub(crate) use shard::Turn;

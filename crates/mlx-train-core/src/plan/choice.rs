@@ -92,13 +92,16 @@ impl Choice {
     /// The same as overrides of a config.
     pub fn overrides(&self) -> Vec<String> {
         // One stage has all of them, however many there are.
-        let blocks = if self.blocks.len() > 1 { &self.blocks[..] } else { &[] };
+        let blocks = match &self.blocks[..] {
+            [] | [_] => "even".to_owned(),
+            blocks => format!("{blocks:?}"),
+        };
         vec![
             format!("train.parallel='{}'", self.parallel),
             format!("train.gradient_checkpointing='{}'", self.gradient_checkpointing),
             format!("train.batch_size={}", self.batch_size),
             format!("train.accumulation={}", self.accumulation),
-            format!("train.pipeline_blocks={blocks:?}"),
+            format!("train.pipeline_blocks={blocks}"),
         ]
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     Result,
     checkpoint::CheckpointPolicy,
     config::ModelConfig,
-    distributed::{Parallelism, PipelineOptions},
+    distributed::{Parallelism, PipelineBlocks, PipelineOptions, ScheduleKind},
     optim::{Clip, GroupConfig, OptimizerConfig, Schedule, ScheduleConfig},
     profile::MemoryConfig,
     store::CheckpointConfig,
@@ -59,8 +59,12 @@ pub struct TrainConfig {
     pub parallel: Parallelism,
     /// What gradients travel as between ranks that share a batch.
     pub communication: Communication,
-    /// How many blocks each stage of a pipeline has, as in `[17, 15]`; an empty list cuts the model evenly.
-    pub pipeline_blocks: Vec<usize>,
+    /// How many blocks each stage of a pipeline has: `measured`, by times that every rank measures before the first
+    /// step, so that slow machines get fewer; `even`; or the numbers, as in `[17, 15]`.
+    pub pipeline_blocks: PipelineBlocks,
+    /// In which order the stages of a pipeline compute micro-batches: `1f1b`, whose memory does not grow with their
+    /// number, or `gpipe`, all forward and then all backward. The numbers are the same.
+    pub pipeline_schedule: ScheduleKind,
     /// In which dtypes a step computes and keeps its state.
     pub precision: Precision,
     /// Whether a step is traced once and replayed.
@@ -133,7 +137,8 @@ impl TrainConfig {
         self.schedule.build(self.learning_rate, self.final_learning_rate, warmup_steps, total_steps)
     }
 
-    /// How a step computes.
+    /// How a step computes; blocks that are to be measured are divided evenly, unless a [`Trainer`](super::Trainer)
+    /// measures them.
     ///
     /// # Errors
     /// [`crate::optim::OptimError`] when a bound of the gradients is out of range.
@@ -145,7 +150,10 @@ impl TrainConfig {
         if let Some(max_norm) = self.max_grad_norm {
             clip = clip.global_norm(max_norm)?;
         }
-        let blocks = Some(&self.pipeline_blocks).filter(|blocks| !blocks.is_empty());
+        let blocks = match &self.pipeline_blocks {
+            PipelineBlocks::Given(blocks) => Some(blocks.clone()),
+            PipelineBlocks::Measured | PipelineBlocks::Even => None,
+        };
         Ok(StepOptions {
             clip,
             precision: self.precision,
@@ -154,7 +162,7 @@ impl TrainConfig {
             communication: self.communication,
             gradient_checkpointing: self.gradient_checkpointing.clone(),
             ema_decay: self.ema_decay,
-            pipeline: PipelineOptions { blocks: blocks.cloned(), ..PipelineOptions::default() },
+            pipeline: PipelineOptions { rows: None, blocks, schedule: self.pipeline_schedule },
             ..StepOptions::default()
         })
     }
@@ -177,6 +185,40 @@ impl TrainConfig {
         self.optimizer.build(&self.groups).map_err(|refused| refused.to_string())?;
         if self.epochs.is_none() {
             self.learning_rates(steps).map_err(|refused| refused.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipeline_is_cut_and_scheduled_as_a_config_says() -> Result<()> {
+        let with = |settings: &[&str]| TrainConfig::default().with_overrides(settings);
+        let pipeline = |settings: &[&str]| -> Result<PipelineOptions> {
+            Ok(with(settings)?.step_options()?.pipeline)
+        };
+        assert_eq!(TrainConfig::default().pipeline_blocks, PipelineBlocks::Measured);
+        assert_eq!(with(&["pipeline_blocks=even"])?.pipeline_blocks, PipelineBlocks::Even);
+        let given = pipeline(&["pipeline_blocks=[3, 1]", "pipeline_schedule=gpipe"])?;
+        let blocks = Some(vec![3, 1]);
+        assert_eq!(given, PipelineOptions { rows: None, blocks, schedule: ScheduleKind::Gpipe });
+        for (setting, reason) in [
+            ("pipeline_blocks=fast", "must be one of `measured`, `even`, or a list of usize"),
+            ("pipeline_blocks=[3, -1]", "`pipeline_blocks[1]` is -1"),
+            ("pipeline_schedule=zigzag", "there is no pipeline schedule `zigzag`"),
+        ] {
+            let refused = with(&[setting]).map(drop).unwrap_err().to_string();
+            assert!(refused.contains(reason), "{refused}");
+        }
+        // What is written is read as the same.
+        for setting in ["pipeline_blocks=measured", "pipeline_blocks=[3, 1]"] {
+            let config = with(&[setting])?;
+            let text = config.to_text(crate::config::Format::Toml)?;
+            let read = TrainConfig::parse(&text, crate::config::Format::Toml)?;
+            assert_eq!(read.pipeline_blocks, config.pipeline_blocks, "{text}");
         }
         Ok(())
     }

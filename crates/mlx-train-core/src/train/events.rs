@@ -18,6 +18,13 @@ pub enum Event<'a> {
         /// The folder of the checkpoint.
         checkpoint: &'a Path,
     },
+    /// The blocks of the model are divided among the stages of a pipeline, by measured times or as before.
+    PipelineCut {
+        /// How many blocks each stage has.
+        blocks: &'a [usize],
+        /// How long it took to measure them; `None` where the cut is that of the checkpoint.
+        seconds: Option<f64>,
+    },
     /// `log_every` steps are over, or the last one.
     Step(StepReport),
     /// The held-out data was evaluated.

@@ -26,6 +26,7 @@ mod shared_loading;
 mod shared_saving;
 mod snapshot;
 mod spike;
+mod stages;
 mod step;
 mod stop;
 mod trainer;

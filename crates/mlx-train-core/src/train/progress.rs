@@ -19,6 +19,9 @@ use std::{mem, time::Duration};
 pub(super) struct SavedRun {
     pub(super) data: FeedPosition,
     pub(super) progress: Progress,
+    /// How many blocks each stage has, where the run has decided it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) pipeline_blocks: Option<Vec<usize>>,
 }
 
 /// What was counted since the first step, in this process and those before.

@@ -74,9 +74,11 @@ impl RunState {
     /// [`TrainError::NoProgress`] when another program saved it.
     pub(super) fn of(loaded: Loaded) -> Result<(Self, FeedPosition)> {
         let Loaded { path, manifest, weights, training, progress, .. } = loaded;
-        let SavedRun { data, progress } = serde_json::from_value(progress).map_err(|error| {
-            TrainError::NoProgress { checkpoint: path, problem: error.to_string() }
-        })?;
+        let SavedRun { data, progress, .. } =
+            serde_json::from_value(progress).map_err(|error| TrainError::NoProgress {
+                checkpoint: path,
+                problem: error.to_string(),
+            })?;
         let arrays = StateArrays { weights, training };
         Ok((Self { step: manifest.step, arrays, progress }, data))
     }

@@ -57,7 +57,7 @@ impl RunDescription {
 /// How long a run is and when it looks, logs and saves is for its user to change at any time; threads
 /// that load data never change what is in a batch, nor gradient checkpointing, limits of memory and the ranks that
 /// share the work what a step computes. With another number of steps the schedule is that of the new number from there on.
-const ALWAYS_ALLOWED: [&str; 17] = [
+const ALWAYS_ALLOWED: [&str; 18] = [
     "train.steps",
     "train.epochs",
     "train.max_minutes",
@@ -73,6 +73,7 @@ const ALWAYS_ALLOWED: [&str; 17] = [
     "train.gradient_checkpointing",
     "train.parallel",
     "train.pipeline_blocks",
+    "train.pipeline_schedule",
     "train.memory.*",
     "train.fast_dev_run",
 ];

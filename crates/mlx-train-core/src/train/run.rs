@@ -15,13 +15,15 @@ use super::{
     resume::{self, Difference},
     shared_loading,
     shared_saving::{Holdings, SharedSaver},
+    stages::StageCut,
 };
 use crate::{
     Error, Result,
+    batch::Batch,
     checkpoint::with_policy,
     config::ModelConfig,
     data::{self, DataLoader, Dataset},
-    distributed::{Mesh, Parallelism},
+    distributed::{Mesh, Parallelism, PipelineBlocks},
     estimate::{Machine, Rows},
     ffi::{MetalCapture, device_info},
     model::BaseModel,
@@ -354,7 +356,11 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
                 Some(share) => share.of(arrays),
                 None => arrays,
             };
-            let saved = SavedRun { data: feed.position(), progress: progress.clone() };
+            let saved = SavedRun {
+                data: feed.position(),
+                progress: progress.clone(),
+                pipeline_blocks: train_step.options().pipeline.blocks.clone(),
+            };
             Ok(Snapshot {
                 model: model.clone(),
                 progress: serde_json::to_value(saved).map_err(|e| Error::message(e.to_string()))?,
@@ -461,7 +467,7 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         // What one rank is refused for ends all, before they wait for each other.
         let prepared = Prepared::of(&mut trainer, loader);
         let prepared = ranks.agree(prepared)?;
-        let Prepared { loader, optimizer, given, rows, warnings } = prepared;
+        let Prepared { loader, optimizer, given, first, warnings } = prepared;
         let Trainer { model, mut config, schedule, held_out, metrics, mesh, .. } = trainer;
         if !ranks.is_alone() {
             // Each rank chose for itself what `auto` stands for.
@@ -475,7 +481,14 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         let (num_parameters, num_trainable) =
             (count(model.parameters()), count(model.trainable_parameters()));
         let mut options = config.step_options()?;
-        options.pipeline.rows = rows;
+        options.pipeline.rows = first.as_ref().map(Rows::of);
+        let mut cut = None;
+        if !mesh.pipeline().is_alone() && config.pipeline_blocks == PipelineBlocks::Measured {
+            let resume = trainer.resume.as_ref().filter(|_| !config.fast_dev_run);
+            let saved = saved_cut(&ranks, resume, trainer.checkpoints.as_ref())?;
+            let decided = StageCut::decide(&ranks, &mesh, model, first.as_ref(), &options, saved)?;
+            options.pipeline.blocks = Some(cut.insert(decided).blocks.clone());
+        }
         let step = TrainStep::parallel(&mesh, model, optimizer, config.seed, options)?;
         let holdings = if ranks.is_alone() {
             Holdings::default()
@@ -521,6 +534,9 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         (run.on_event)(&Event::Started(started));
         if let Some(resumed) = resumed {
             resumed.tell(&mut run.on_event);
+        }
+        if let Some(StageCut { blocks, seconds }) = &cut {
+            (run.on_event)(&Event::PipelineCut { blocks, seconds: *seconds });
         }
         for warning in &warnings {
             (run.on_event)(&Event::Warning(warning));
@@ -655,7 +671,7 @@ struct Prepared<'a> {
     /// The config of everything, as it was given.
     given: Value,
     /// What the stages of a pipeline look at the model with.
-    rows: Option<Rows>,
+    first: Option<Batch>,
     warnings: Vec<String>,
 }
 
@@ -697,10 +713,23 @@ impl<'a> Prepared<'a> {
         }
         let is_pipelined = !mesh.pipeline().is_alone();
         let first = is_pipelined.then(|| loader.peek()).flatten().transpose()?;
-        let rows = first.as_ref().map(Rows::of);
         let warnings = memory_warning.into_iter().chain(does_not_fit).collect();
-        Ok(Self { loader, optimizer, given, rows, warnings })
+        Ok(Self { loader, optimizer, given, first, warnings })
     }
+}
+
+/// How the run that goes on was cut, as its checkpoint says, to rank 0; what is wrong with that is told when it is
+/// loaded.
+fn saved_cut(
+    ranks: &Ranks,
+    resume: Option<&Resume>,
+    checkpoints: Option<&Checkpoints>,
+) -> Result<Option<Vec<usize>>> {
+    let saved = ranks.text_of_first(|| {
+        let progress = resume.and_then(|it| it.find(checkpoints).ok()?.progress().ok());
+        progress.map(|it| it["pipeline_blocks"].to_string()).unwrap_or_default()
+    })?;
+    Ok(serde_json::from_str(&saved).ok())
 }
 
 /// A folder that goes at the end, and the checkpoints of a new run in it.

@@ -15,8 +15,8 @@ use mlx_train_core::{
     checkpoint::CheckpointPolicy,
     data::InMemory,
     distributed::{
-        Backend, BlockCosts, Group, Mesh, Parallelism, PipelineError, PipelineOptions, Placement,
-        ScheduleKind,
+        Backend, BlockCosts, Group, Mesh, Parallelism, PipelineBlocks, PipelineError,
+        PipelineOptions, Placement, ScheduleKind,
     },
     estimate::Rows,
     loss::{CrossEntropy, cross_entropy, mse},
@@ -27,11 +27,14 @@ use mlx_train_core::{
     rng,
     store::Checkpoints,
     train::{
-        CompileMode, Metric, Precision, Resume, StepOptions, StepOutput, TrainConfig, TrainStep,
-        Trainer, accuracy,
+        CompileMode, Event, Metric, Precision, Resume, StepOptions, StepOutput, TrainConfig,
+        TrainStep, Trainer, accuracy,
     },
 };
-use std::{collections::BTreeMap, env, fs, os::unix::process::parent_id, path::Path, process};
+use std::{
+    collections::BTreeMap, env, fs, os::unix::process::parent_id, path::Path, process,
+    thread::sleep, time::Duration,
+};
 
 const VOCABULARY: i32 = 12;
 const WIDTH: i32 = 16;
@@ -360,6 +363,9 @@ fn numbers_that_are_not_finite_change_nothing_on_any_stage() {
     });
 }
 
+/// Of the steps, and of what is held out.
+type Losses = (Vec<f64>, Vec<f64>);
+
 /// A run of six steps on numbers, or one step of it, which goes on from the last checkpoint in a folder unless it is
 /// new: losses, and those of what is held out.
 fn train_a_run(
@@ -367,8 +373,22 @@ fn train_a_run(
     is_one_step: bool,
     checkpoints: Option<&Path>,
     is_new: bool,
-) -> Result<(Vec<f64>, Vec<f64>)> {
+) -> Result<Losses> {
+    train_at(Duration::ZERO, PipelineBlocks::Even, mesh, is_one_step, checkpoints, is_new)
+        .map(|(losses, _)| losses)
+}
+
+/// As [`train_a_run`], where this rank takes some time for each block; and the cut that it tells.
+fn train_at(
+    seconds_of_block: Duration,
+    pipeline_blocks: PipelineBlocks,
+    mesh: &Mesh,
+    is_one_step: bool,
+    checkpoints: Option<&Path>,
+    is_new: bool,
+) -> Result<(Losses, Option<Vec<usize>>)> {
     let mut model = rng::scope(&rng::key(0)?, || Wide::new(4, 5))?;
+    model.takes = seconds_of_block;
     let config = TrainConfig {
         steps: 6,
         max_minutes: is_one_step.then_some(0.0),
@@ -377,6 +397,7 @@ fn train_a_run(
         learning_rate: 0.02,
         log_every: 1,
         eval_every: 2,
+        pipeline_blocks,
         ..TrainConfig::default()
     };
     let rows = |count: i32| {
@@ -385,7 +406,15 @@ fn train_a_run(
         InMemory::new(x.clone(), x.multiply(Array::from_f32(0.5))?)
     };
     let held_out = rows(7)?;
+    let mut cut = None;
     let mut trainer = Trainer::new(&mut model, config)?.mesh(mesh.clone()).evaluate_on(&held_out);
+    trainer = trainer.on_event(|event| {
+        if let Event::PipelineCut { blocks, seconds } = event {
+            // It is measured where nothing is said of it.
+            assert_eq!(seconds.is_some(), is_new);
+            cut = Some(blocks.to_vec());
+        }
+    });
     if let Some(path) = checkpoints.filter(|_| mesh.all().is_first()) {
         let open = || Checkpoints::open(path).or_else(|_| Checkpoints::create(path));
         trainer = trainer.checkpoints(open()?);
@@ -395,7 +424,45 @@ fn train_a_run(
     }
     let history = trainer.run(rows(30)?)?.history;
     let held_out = history.held_out.iter().map(|it| it.evaluation.loss);
-    Ok((history.training.iter().map(|it| it.loss).collect(), held_out.collect()))
+    Ok(((history.training.iter().map(|it| it.loss).collect(), held_out.collect()), cut))
+}
+
+#[test]
+fn a_slow_rank_gets_fewer_blocks_with_the_same_numbers_and_keeps_them_when_it_goes_on() {
+    let test = "pipeline::a_slow_rank_gets_fewer_blocks_with_the_same_numbers_and_keeps_them_when_it_goes_on";
+    let is_rank = env::var_os("MLX_RANK").is_some();
+    let name = if is_rank { parent_id() } else { process::id() };
+    let folder = env::temp_dir().join(format!("mlx-train-test-slow-{name}"));
+    if !is_rank {
+        fs::create_dir(&folder).unwrap();
+    }
+    run(test, 2, |group| {
+        let mesh = pipeline(group)?;
+        // The second takes many times as long for a block.
+        let takes = Duration::from_millis(if group.rank() == 1 { 30 } else { 1 });
+        let measured = || PipelineBlocks::Measured;
+        let ((losses, _), cut) = train_at(takes, measured(), &mesh, true, Some(&folder), true)?;
+        let told = group.is_first().then(|| vec![4, 1]);
+        assert_eq!(cut, told);
+        // Equally fast ranks would be cut in another way, and the checkpoint says this one.
+        let ((rest, _), cut) =
+            train_at(Duration::ZERO, measured(), &mesh, false, Some(&folder), false)?;
+        assert_eq!(cut, told);
+        let (expected, _) = train_a_run(&Mesh::alone(), false, None, true)?;
+        if group.is_first() {
+            assert_eq!((losses.len(), rest.len()), (1, 6));
+            for (loss, expected) in losses.iter().chain(&rest[1..]).zip(&expected) {
+                assert!((loss - expected).abs() < 1e-5, "{loss} in place of {expected}");
+            }
+        }
+        // Who wants no measuring has none.
+        let (_, cut) = train_at(takes, PipelineBlocks::Even, &mesh, true, None, true)?;
+        assert_eq!(cut, None);
+        group.barrier()
+    });
+    if !is_rank {
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }
 
 #[test]
@@ -519,18 +586,24 @@ struct Wide {
     #[param]
     layers: Stack<Linear>,
     num_runs: usize,
+    /// How long a block takes at least.
+    takes: Duration,
 }
 
 impl Wide {
     fn new(width: i32, num_blocks: usize) -> Result<Self> {
         let layers = (0..num_blocks).map(|_| Ok(Linear::new(width, width)?));
-        Ok(Self { layers: layers.collect::<Result<_>>()?, num_runs: 1 })
+        Ok(Self { layers: layers.collect::<Result<_>>()?, num_runs: 1, takes: Duration::ZERO })
     }
 }
 
 impl BaseModel for Wide {
     fn forward(&mut self, x: &Array) -> Result<Array> {
-        self.layers.forward(x.clone(), |layer, _, x| Ok(layer.forward(&x)?))
+        let takes = self.takes;
+        self.layers.forward(x.clone(), move |layer, _, x| {
+            sleep(takes);
+            Ok(layer.forward(&x)?)
+        })
     }
 
     fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {

@@ -58,6 +58,8 @@ pub enum EventKind {
     Profiled,
     /// Memory grew from step to step.
     SuspectedLeak,
+    /// The blocks were divided among the stages of a pipeline.
+    PipelineCut,
     /// Something that a person should know.
     Warning,
     /// What a later version of mlx-train wrote.
@@ -82,6 +84,7 @@ impl EventKind {
             Self::Failed => "failed",
             Self::Profiled => "profiled",
             Self::SuspectedLeak => "suspected leak",
+            Self::PipelineCut => "pipeline",
             Self::Warning => "warning",
             Self::Unknown => "event",
         }
@@ -125,6 +128,13 @@ impl Entry {
             }
             Event::Resumed { step, checkpoint } => {
                 (Kind::Resumed, Some(*step), format!("from {}", checkpoint.display()))
+            }
+            Event::PipelineCut { blocks, seconds } => {
+                let why = match seconds {
+                    Some(seconds) => format!("by times that took {seconds:.1} s to measure"),
+                    None => "as before".to_owned(),
+                };
+                (Kind::PipelineCut, None, format!("stages of {blocks:?} blocks, {why}"))
             }
             Event::Skipped(skipped) => {
                 let SkippedStep { step, loss, grad_norm, learning_rate, in_a_row } = skipped;

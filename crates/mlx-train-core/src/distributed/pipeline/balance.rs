@@ -1,8 +1,12 @@
 //! How many blocks each stage gets where blocks, or machines, are not all alike.
 
-use super::{PipelineError, partition};
+use super::{PipelineError, partition, slowest};
 use crate::{Array, Result, distributed::Mesh, profile::LayerProfile};
 use std::{iter::once, ops::Range};
+
+/// How much longer than the best cut an even one may take and still be chosen: times that are measured are not exact,
+/// and machines that are alike are to have as many blocks.
+const EVEN_ENOUGH: f64 = 1.05;
 
 /// How long the parts of a model take, forward and backward, in seconds.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,8 +59,8 @@ impl BlockCosts {
     }
 
     /// How many blocks each stage of a mesh gets, from what all of its ranks have measured: a machine that takes half
-    /// as long for the whole model is twice as fast, and a stage is as fast as its slowest machine. All ranks have to
-    /// call it, and get the same.
+    /// as long for the whole model is twice as fast, and a stage is as fast as its slowest machine. An even cut that
+    /// takes less than a twentieth longer than the best is preferred. All ranks have to call it, and get the same.
     ///
     /// # Errors
     /// As [`partition`]; when MLX fails.
@@ -72,10 +76,13 @@ impl BlockCosts {
             let slowest = stage.iter().map(Self::seconds).fold(0.0, f64::max);
             slowest.recip()
         });
-        let shares = Self::mean_shares(&measured);
-        let ranges =
-            partition(&shares.blocks, shares.before, shares.after, &speeds.collect::<Vec<_>>())?;
-        Ok(ranges.iter().map(Range::len).collect())
+        let speeds: Vec<f64> = speeds.collect();
+        let Self { before, blocks, after } = Self::mean_shares(&measured);
+        let best = partition(&blocks, before, after, &speeds)?;
+        let even = partition(&vec![1.0; blocks.len()], 0.0, 0.0, &vec![1.0; speeds.len()])?;
+        let slowest = |cut| slowest(&blocks, [before, after], &speeds, cut);
+        let chosen = if slowest(&even) <= EVEN_ENOUGH * slowest(&best) { even } else { best };
+        Ok(chosen.iter().map(Range::len).collect())
     }
 
     fn numbers(&self) -> impl Iterator<Item = f64> {

@@ -1,11 +1,23 @@
 //! What passes between neighbouring stages.
 
+use super::PipelineError;
 use crate::{
     Array, Result,
     distributed::{Backend, Group},
     ffi,
 };
 use mlx_rs::{Device, Dtype, Stream};
+
+/// Whether ranks of a group can be stages.
+///
+/// # Errors
+/// [`PipelineError::NoSend`] when its backend passes nothing from one rank to another.
+pub(crate) fn check_sends(group: &Group) -> Result<(), PipelineError> {
+    match group.backend().filter(|backend| !backend.has_send()) {
+        Some(backend) => Err(PipelineError::NoSend { backend }),
+        None => Ok(()),
+    }
+}
 
 /// A stage next to this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! and behind the stack. [`TrainStep::parallel`](crate::train::TrainStep::parallel) trains one.
 
 mod balance;
+mod blocks;
 mod error;
 mod link;
 mod options;
@@ -14,11 +15,13 @@ mod schedule;
 mod scope;
 
 pub use balance::BlockCosts;
+pub use blocks::PipelineBlocks;
 pub use error::PipelineError;
-pub(crate) use link::{Link, Neighbour};
+pub(crate) use link::{Link, Neighbour, check_sends};
 pub use options::PipelineOptions;
 pub(crate) use partition::cut;
 pub use partition::partition;
+use partition::slowest;
 pub(crate) use program::{Action, Message, actions};
 pub use schedule::{Operation, Schedule, ScheduleKind};
 pub(crate) use scope::{Cut, Ended, Survey, run_blocks, stage, survey};

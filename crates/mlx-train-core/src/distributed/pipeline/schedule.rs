@@ -1,6 +1,10 @@
 //! In which order the stages of a pipeline work on micro-batches.
 
 use super::PipelineError;
+use crate::config::{
+    ConfigField,
+    private::{FieldType, Node, Reader},
+};
 use std::{fmt, str::FromStr};
 
 /// What a stage does with one micro-batch, which counts from 0.
@@ -43,6 +47,20 @@ impl FromStr for ScheduleKind {
             "gpipe" => Ok(Self::Gpipe),
             _ => Err(PipelineError::UnknownSchedule { text: text.to_owned() }),
         }
+    }
+}
+
+impl ConfigField for ScheduleKind {
+    fn field_type() -> FieldType {
+        FieldType::String
+    }
+
+    fn to_node(&self) -> Node {
+        Node::string(&self.to_string())
+    }
+
+    fn read(node: &Node, _base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
+        reader.read_text(node)
     }
 }
 

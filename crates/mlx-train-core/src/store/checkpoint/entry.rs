@@ -158,6 +158,15 @@ impl Entry {
         Ok(weights.overlaid(training, AVERAGED))
     }
 
+    /// What the run has counted, as it was saved.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Damaged`] when it cannot be read.
+    pub(crate) fn progress(&self) -> Result<Value> {
+        let State { progress, .. } = Whole::open(&self.path, self.run_id.as_deref())?.state()?;
+        Ok(progress)
+    }
+
     /// Verifies the checkpoint as one of several ranks, each of which reads some of the files for that, and opens its
     /// arrays.
     ///

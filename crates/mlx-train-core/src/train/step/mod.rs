@@ -1,5 +1,6 @@
 //! One training step: gradients of the loss, clipping, the optimizer's update, as one traced function.
 
+mod costs;
 mod data_parallel;
 mod evaluated;
 mod gradients;
@@ -16,6 +17,7 @@ mod state;
 mod traced;
 mod update;
 
+pub(super) use costs::count_blocks;
 pub use layout::StatePlacements;
 pub use options::{Communication, CompileMode, NonFinite, StepOptions};
 pub use output::{NotFiniteGradients, StageTimes, StepOutput};

@@ -1,6 +1,6 @@
 //! What of a model a stage of a pipeline runs, and which parameters it holds for that.
 
-use super::{StepOptions, lent::Lent};
+use super::{Precision, StepOptions, lent::Lent};
 use crate::{
     Array, Result,
     batch::Batch,
@@ -43,10 +43,41 @@ pub(super) struct Stage {
 
 /// A parameter as the model computes with it, without its values.
 #[derive(Debug)]
-struct Hollow {
-    name: Rc<str>,
+pub(super) struct Hollow {
+    pub(super) name: Rc<str>,
     shape: Vec<i32>,
     dtype: Dtype,
+}
+
+impl Hollow {
+    /// The parameters of a model of these shapes, in the dtypes that it computes in.
+    pub(super) fn all<M: BaseModel + ?Sized>(
+        model: &M,
+        shapes: Vec<(Rc<str>, Vec<i32>)>,
+        precision: Precision,
+    ) -> Result<Vec<Self>> {
+        let names: Vec<_> = shapes.iter().map(|(name, _)| Rc::clone(name)).collect();
+        let values = parameters::get(model, &names)?;
+        let hollow = shapes.into_iter().zip(&values).map(|((name, shape), value)| {
+            let like = zeros_dtype(&[], value.dtype())?;
+            Ok(Self { name, shape, dtype: precision.to_compute(&like)?.dtype() })
+        });
+        hollow.collect()
+    }
+}
+
+/// What of a model a stage runs.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) blocks: Range<usize>,
+    pub(super) is_first: bool,
+    pub(super) is_last: bool,
+}
+
+impl Part {
+    pub(super) fn new(blocks: Range<usize>, is_first: bool, is_last: bool) -> Self {
+        Self { blocks, is_first, is_last }
+    }
 }
 
 /// Shapes and dtypes of a batch.
@@ -64,19 +95,10 @@ impl Stage {
     where
         M: BaseModel + ?Sized,
     {
-        if let Some(backend) = group.backend().filter(|backend| !backend.has_send()) {
-            return Err(PipelineError::NoSend { backend }.into());
-        }
+        pipeline::check_sends(group)?;
         let rows = options.pipeline.rows.as_ref().ok_or(PipelineError::NoRows)?;
         let batch = options.precision.batch_to_compute(rows.batch(1)?)?;
-        let names: Vec<_> = shapes.iter().map(|(name, _)| Rc::clone(name)).collect();
-        let values = parameters::get(model, &names)?;
-        let hollow = shapes.into_iter().zip(&values).map(|((name, shape), value)| {
-            let like = zeros_dtype(&[], value.dtype())?;
-            Ok(Hollow { name, shape, dtype: options.precision.to_compute(&like)?.dtype() })
-        });
-        let hollow = hollow.collect::<Result<Vec<_>>>()?;
-        drop(values);
+        let hollow = Hollow::all(model, shapes, options.precision)?;
         let survey = survey(model, &hollow, &batch)?;
         let (num_blocks, num_stages) = (survey.num_blocks(), group.world_size());
         let ranges = match &options.pipeline.blocks {
@@ -84,7 +106,8 @@ impl Stage {
             None => pipeline::partition(&vec![1.0; num_blocks], 0.0, 0.0, &vec![1.0; num_stages])?,
         };
         let blocks = ranges[group.rank()].clone();
-        let used = used(model, &hollow, &batch, group, &blocks, &survey)?;
+        let part = Part::new(blocks.clone(), group.rank() == 0, group.rank() + 1 == num_stages);
+        let used = used(model, &hollow, &batch, &part, &survey)?;
         let holders = holders(group, &hollow, &used)?;
         let surveys = RefCell::new(vec![(kind(&batch), Rc::new(survey))]);
         Ok(Self { group: group.clone(), blocks, holders, hollow, surveys })
@@ -176,10 +199,10 @@ fn kind(batch: &Batch) -> Kind {
 }
 
 /// A model whose parameters are recorded and never computed: each is a node of its own.
-fn hollowed<T, M>(
+pub(super) fn hollowed<T, M>(
     model: &mut M,
     hollow: &[Hollow],
-    f: impl FnOnce(&mut M, &[Array]) -> Result<T>,
+    f: impl FnOnce(&mut Lent<'_, M>, &[Array]) -> Result<T>,
 ) -> Result<T>
 where
     M: BaseModel + ?Sized,
@@ -194,7 +217,7 @@ where
 }
 
 /// What is between the blocks of a model.
-fn survey<M>(model: &mut M, hollow: &[Hollow], batch: &Batch) -> Result<Survey>
+pub(super) fn survey<M>(model: &mut M, hollow: &[Hollow], batch: &Batch) -> Result<Survey>
 where
     M: BaseModel + ?Sized,
 {
@@ -202,25 +225,24 @@ where
 }
 
 /// Which parameters a stage needs: those that its output depends on, and those that it moves (running statistics).
-fn used<M>(
+pub(super) fn used<M>(
     model: &mut M,
     hollow: &[Hollow],
     batch: &Batch,
-    group: &Group,
-    blocks: &Range<usize>,
+    part: &Part,
     survey: &Survey,
 ) -> Result<Vec<bool>>
 where
     M: BaseModel + ?Sized,
 {
     const RECEIVED: &str = "received";
-    let (is_first, is_last) = (group.rank() == 0, group.rank() + 1 == group.world_size());
+    let Part { blocks, is_first, is_last } = part;
     let names: Vec<Rc<str>> = hollow.iter().map(|it| Rc::clone(&it.name)).collect();
     hollowed(model, hollow, |model, values| {
         let (shape, dtype) = &survey.boundaries[blocks.start];
         let received = zeros_dtype(shape, *dtype)?;
-        let input = (!is_first).then(|| received.clone());
-        let ended = pipeline::stage(blocks.clone(), input, is_last, || model.batch_loss(batch))?;
+        let input = (!*is_first).then(|| received.clone());
+        let ended = pipeline::stage(blocks.clone(), input, *is_last, || model.batch_loss(batch))?;
         let outputs = match ended {
             Ended::Output(output) => vec![output],
             Ended::Whole(Loss { value, weight }) => vec![value, weight],
@@ -232,12 +254,12 @@ where
             graph.arrays().iter().filter_map(|array| array.name.as_deref()).collect();
         let mut used: Vec<bool> =
             numbers.iter().map(|number| found.contains(number.as_str())).collect();
-        let after = parameters::get(model, &names)?;
+        let after = parameters::get(&**model, &names)?;
         for ((used, before), after) in used.iter_mut().zip(values).zip(&after) {
             if !*used && !ffi::is_same_node(before, after)? {
                 // What is before the stack runs here, too, but belongs to the first stage.
                 let graph = Graph::with_names(from_ref(after), [(&received, RECEIVED)])?;
-                *used = is_first || graph.find(RECEIVED).is_some();
+                *used = *is_first || graph.find(RECEIVED).is_some();
             }
         }
         Ok(used)
