@@ -16,7 +16,9 @@ mod loss;
 mod memory;
 mod pipeline;
 mod plan;
+mod ranks;
 mod record;
+mod scaling;
 mod small_gpt;
 mod step_overhead;
 mod timing;
@@ -80,6 +82,8 @@ enum Name {
     Pipeline,
     /// The planner's predictions for several layouts against what steps take
     Plan,
+    /// What several ranks gain over one, for each way of splitting the same work
+    Scaling,
     /// A step of training; with --peers against other frameworks
     Training,
 }
@@ -101,6 +105,7 @@ fn main() -> Result<()> {
             Name::Growth => growth::run(&options, &growth)?,
             Name::Pipeline => pipeline::run(&options, &pipeline)?,
             Name::Plan => plan::run(&options, &plan)?,
+            Name::Scaling => scaling::run(&options, plan.ranks, training.works())?,
             Name::Training => training::run(&options, &training)?,
         }
     }

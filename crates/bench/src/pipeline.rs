@@ -1,15 +1,14 @@
 //! The bubble of a pipeline: the share of a step in which its stages wait, against the formula.
 
 use crate::{
-    Options,
+    Options, ranks,
     record::Record,
     timing::{NUM_WARMUPS, Quantiles, timed},
 };
 use mlx_train::{
     Array, Error, Result,
-    distributed::{Group, Mesh, Parallelism, PipelineOptions, Schedule, ScheduleKind},
+    distributed::{Backend, Group, Mesh, Parallelism, PipelineOptions, Schedule, ScheduleKind},
     estimate::Rows,
-    launch::{Launch, Stop},
     models::transformer::{Transformer, TransformerConfig},
     optim::AdamW,
     prelude::*,
@@ -17,10 +16,6 @@ use mlx_train::{
     train::{CompileMode, StageTimes, StepOptions, TrainStep},
 };
 use serde_json::{Value, json};
-use std::{
-    env,
-    io::{Write, stderr, stdout},
-};
 
 /// The sizes of the pipeline.
 #[derive(Debug, clap::Args)]
@@ -65,26 +60,10 @@ pub fn run(options: &Options, sizes: &Sizes) -> Result<()> {
         let mesh = Mesh::new(&group, Parallelism::pipeline(group.world_size()))?;
         return measure(options, sizes, &mesh);
     }
-    let program = env::current_exe()
-        .map_err(|error| Error::message(format!("cannot tell where this program is: {error}")))?;
-    let (steps, stages, schedule) =
-        (options.steps.to_string(), sizes.stages, sizes.schedule.to_string());
+    let (steps, schedule) = (options.steps.to_string(), sizes.schedule.to_string());
     let arguments = ["pipeline", "--steps", &steps, "--schedule", &schedule];
-    let command = [program.into_os_string()].into_iter();
-    let command = command.chain(arguments.map(Into::into)).collect();
-    let mut lines = Vec::new();
-    let launch = Launch::new(command, stages as usize)?;
-    let ended = launch.run(&Stop::default(), &mut lines, &mut stderr())?;
-    if let Some(failure) = ended.failure {
-        return Err(Error::message(format!("a stage of the pipeline has failed: {failure}")));
-    }
-    // A line begins with the rank that has written it.
-    for line in String::from_utf8_lossy(&lines).lines() {
-        let record = line.find('{').map_or(line, |start| &line[start..]);
-        let written = writeln!(stdout(), "{record}");
-        written.map_err(|error| Error::message(format!("cannot write the output: {error}")))?;
-    }
-    Ok(())
+    // NCCL cannot send from one rank to the next.
+    ranks::launch(&arguments, sizes.stages, Backend::Ring)
 }
 
 /// Measures as one of the stages.

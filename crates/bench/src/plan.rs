@@ -1,7 +1,7 @@
 //! The planner's predictions against what steps take, on ranks of this machine.
 
 use crate::{
-    Options,
+    Options, ranks,
     record::Record,
     timing::{NUM_WARMUPS, Quantiles, timed},
 };
@@ -11,7 +11,6 @@ use mlx_train::{
     checkpoint::CheckpointPolicy,
     distributed::{Backend, Group, Mesh, Parallelism, PipelineOptions},
     estimate::Rows,
-    launch::{Launch, Stop},
     model::BaseModel,
     models::transformer::{Transformer, TransformerConfig},
     plan::{Candidate, Cluster, Plan, Workload, plan},
@@ -20,19 +19,16 @@ use mlx_train::{
     train::{CompileMode, Precision, TrainConfig, TrainStep},
 };
 use serde_json::{Value, json};
-use std::{
-    env,
-    io::{Write, stderr, stdout},
-};
+use std::io::{Write, stdout};
 
 /// How many ranks the plan is for.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Options of plan")]
+#[command(next_help_heading = "Options of plan and scaling")]
 #[group(id = "plan_sizes")]
 pub struct Sizes {
     /// How many ranks there are, each of which is a process on this machine
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=8))]
-    ranks: u32,
+    pub ranks: u32,
 }
 
 /// The layouts that are measured, with the policy and the number of micro-batches; `N` is all ranks.
@@ -95,26 +91,10 @@ pub fn run(options: &Options, sizes: &Sizes) -> Result<()> {
     if !group.is_alone() {
         return measure(options, &group);
     }
-    let program = env::current_exe()
-        .map_err(|error| Error::message(format!("cannot tell where this program is: {error}")))?;
     let steps = options.steps.to_string();
-    let arguments = ["plan", "--steps", &steps].into_iter();
-    let arguments = arguments.chain(options.compile.then_some("--compile"));
-    let command = [program.into_os_string()].into_iter().chain(arguments.map(Into::into));
-    let backend = if Backend::Nccl.is_available() { Backend::Nccl } else { Backend::Ring };
-    let launch = Launch::new(command.collect(), sizes.ranks as usize)?.backend(backend);
-    let mut lines = Vec::new();
-    let ended = launch.run(&Stop::default(), &mut lines, &mut stderr())?;
-    if let Some(failure) = ended.failure {
-        return Err(Error::message(format!("a rank has failed: {failure}")));
-    }
-    // A line begins with the rank that has written it.
-    for line in String::from_utf8_lossy(&lines).lines() {
-        let record = line.find('{').map_or(line, |start| &line[start..]);
-        let written = writeln!(stdout(), "{record}");
-        written.map_err(|error| Error::message(format!("cannot write the output: {error}")))?;
-    }
-    Ok(())
+    let mut arguments = vec!["plan", "--steps", &steps];
+    arguments.extend(options.compile.then_some("--compile"));
+    ranks::launch(&arguments, sizes.ranks, ranks::backend())
 }
 
 /// Predicts and measures as one of the ranks.

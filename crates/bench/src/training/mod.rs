@@ -10,9 +10,9 @@ mod table;
 mod work;
 mod worker;
 
-pub use self::worker::resident_peak_bytes;
+pub use self::{work::Work, worker::resident_peak_bytes};
 
-use self::{contender::Contender, peer::Peer, work::Work};
+use self::{contender::Contender, peer::Peer};
 use crate::{Options, timing::NUM_WARMUPS};
 use mlx_train::Result;
 use serde::{Deserialize, Serialize};
@@ -26,9 +26,9 @@ const TURN: u32 = 5;
 
 /// What is measured, and against what.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Options of training")]
+#[command(next_help_heading = "Options of training and scaling")]
 pub struct TrainingArgs {
-    /// What is trained (repeatable) [default: gpt-s and mlp-s]
+    /// What is trained (repeatable) [default: gpt-s and mlp-s; of scaling gpt2-124m on GPUs, else gpt-s]
     #[arg(long, value_enum, value_name = "WORK")]
     work: Vec<Work>,
     /// Measure Python MLX, `PyTorch`, burn and candle beside, as far as they are there
@@ -43,6 +43,11 @@ pub struct TrainingArgs {
 }
 
 impl TrainingArgs {
+    /// What is trained, if that is said.
+    pub fn works(&self) -> &[Work] {
+        &self.work
+    }
+
     /// What this process is to take steps of, if it is one that is measured.
     pub fn task(&self) -> Option<&str> {
         self.worker.as_deref()

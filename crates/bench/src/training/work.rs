@@ -10,8 +10,9 @@ use mlx_train::{
         mlp::{Mlp, MlpConfig},
         transformer::{Transformer, TransformerConfig},
     },
+    optim::Clip,
     rng,
-    train::Precision,
+    train::{CompileMode, Precision, StepOptions},
 };
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +109,16 @@ impl Work {
     /// The largest norm of gradients; only the GPTs have one.
     pub fn max_grad_norm(self) -> Option<f64> {
         (self != Self::MlpS).then_some(1.0)
+    }
+
+    /// How a step of it computes.
+    pub fn step_options(self, compile: bool) -> Result<StepOptions> {
+        let mut clip = Clip::default();
+        if let Some(norm) = self.max_grad_norm() {
+            clip = clip.global_norm(norm)?;
+        }
+        let compile = if compile { CompileMode::On } else { CompileMode::Off };
+        Ok(StepOptions { clip, compile, precision: self.precision(), ..StepOptions::default() })
     }
 
     /// The model, with weights that are the same every time.

@@ -3,15 +3,15 @@
 //! It writes a [`Hello`] when it is ready, and for each line `step N` that it reads a [`Reply`], both as one line
 //! of JSON. It ends when its input does.
 
-use super::{Task, work::Work};
+use super::Task;
 use mlx_train::{
     Error, Result,
     data::Batch,
     ffi::device_info,
-    optim::{AdamW, Clip},
+    optim::AdamW,
     profile::{Memory, MemoryConfig, MemoryLimits},
     run::Environment,
-    train::{CompileMode, StepOptions, TrainStep},
+    train::TrainStep,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -50,7 +50,7 @@ pub fn serve(task: Task) -> Result<()> {
     // As a `Trainer` does.
     MemoryLimits::of(&MemoryConfig::default(), &device_info()?)?.0.apply()?;
     let mut model = work.model()?;
-    let mut step = TrainStep::new(&mut model, AdamW::default(), 0, options(work, compile)?)?;
+    let mut step = TrainStep::new(&mut model, AdamW::default(), 0, work.step_options(compile)?)?;
     let batches = work.sizes().batches()?;
     let here = Environment::here();
     write_line(&Hello {
@@ -80,15 +80,6 @@ pub fn serve(task: Task) -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-fn options(work: Work, compile: bool) -> Result<StepOptions> {
-    let mut clip = Clip::default();
-    if let Some(norm) = work.max_grad_norm() {
-        clip = clip.global_norm(norm)?;
-    }
-    let compile = if compile { CompileMode::On } else { CompileMode::Off };
-    Ok(StepOptions { clip, compile, precision: work.precision(), ..StepOptions::default() })
 }
 
 /// The most that this process had in memory (Linux).

@@ -6,7 +6,7 @@
 use crate::{
     Result,
     ffi::{DeviceInfo, device_info},
-    profile::{peak_flops, status_bytes},
+    profile::{peak_flops, ram_bytes},
 };
 use mlx_rs::Dtype;
 use std::env;
@@ -173,11 +173,6 @@ impl PerBuffer {
 
 fn from_environment<T: std::str::FromStr>(name: &str) -> Option<T> {
     env::var(name).ok()?.trim().parse().ok()
-}
-
-/// The memory of the machine, where the system tells it in a file (Linux).
-fn ram_bytes() -> Option<u64> {
-    status_bytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
 }
 
 #[cfg(test)]

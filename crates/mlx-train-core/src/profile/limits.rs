@@ -1,6 +1,6 @@
 //! How much memory MLX may use before it gives some back.
 
-use super::MemoryConfig;
+use super::{MemoryConfig, ram_bytes};
 use crate::{Error, Result, bytes::Bytes, ffi::DeviceInfo};
 
 /// The limits of MLX's allocator, for the whole process; `None` leaves one as it is.
@@ -33,8 +33,10 @@ impl MemoryLimits {
     pub fn of(config: &MemoryConfig, device: &DeviceInfo) -> Result<(Self, Option<String>)> {
         let recommended = device.working_set_bytes.map(Bytes);
         let memory = config.memory_limit.or(config.memory_budget).or(recommended);
-        let own = || (!device.is_gpu).then(|| memory.or(device.memory_bytes.map(Bytes))).flatten();
-        let cache = config.cache_limit.or_else(|| own().map(|Bytes(all)| Bytes(all / CACHE_SHARE)));
+        // MLX knows the memory of GPUs alone.
+        let all = || memory.or_else(|| device.memory_bytes.or_else(ram_bytes).map(Bytes));
+        let share = || all().filter(|_| !device.is_gpu).map(|Bytes(all)| Bytes(all / CACHE_SHARE));
+        let cache = config.cache_limit.or_else(share);
         let limits = Self { memory, cache, wired: None };
         match (config.wired_limit, recommended) {
             (Some(wired), None) => {
@@ -80,6 +82,7 @@ fn size(bytes: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ffi::device_info;
 
     const GIB: u64 = 1 << 30;
 
@@ -98,6 +101,11 @@ mod tests {
         }
     }
 
+    /// A GPU of NVIDIA's.
+    fn cuda() -> DeviceInfo {
+        DeviceInfo { is_gpu: true, memory_bytes: Some(80 * GIB), ..DeviceInfo::default() }
+    }
+
     fn limits(config: MemoryConfig, device: &DeviceInfo) -> Result<MemoryLimits> {
         MemoryLimits::of(&config, device).map(|(limits, _)| limits)
     }
@@ -107,7 +115,7 @@ mod tests {
         let none = MemoryConfig::default;
         let expected = MemoryLimits { memory: Some(gib(12)), cache: None, wired: Some(gib(12)) };
         assert_eq!(limits(none(), &metal())?, expected);
-        assert_eq!(limits(none(), &DeviceInfo::default())?, MemoryLimits::default());
+        assert_eq!(limits(none(), &cuda())?, MemoryLimits::default());
         Ok(())
     }
 
@@ -120,8 +128,12 @@ mod tests {
         let budget = MemoryConfig { memory_budget: Some(gib(8)), ..none };
         assert_eq!(cache(budget)?, Some(gib(1)));
         assert_eq!(cache(MemoryConfig { cache_limit: Some(gib(3)), ..budget })?, Some(gib(3)));
-        let gpu = DeviceInfo { is_gpu: true, ..cpu.clone() };
-        assert_eq!(limits(none, &gpu)?.cache, None);
+        let here = limits(none, &device_info()?)?;
+        assert_eq!(
+            here.cache,
+            ram_bytes().map(|all| Bytes(all / CACHE_SHARE)),
+            "MLX does not tell"
+        );
         Ok(())
     }
 
@@ -150,7 +162,7 @@ mod tests {
         let wired = MemoryConfig { wired_limit: Some(gib(13)), ..MemoryConfig::default() };
         let refused = limits(wired, &metal()).map_err(|error| error.to_string());
         assert!(refused.is_err_and(|text| text.contains("13.0 GiB") && text.contains("12.0 GiB")));
-        let (limits, warning) = MemoryLimits::of(&wired, &DeviceInfo::default())?;
+        let (limits, warning) = MemoryLimits::of(&wired, &cuda())?;
         assert_eq!(limits, MemoryLimits::default());
         assert!(warning.is_some_and(|text| text.contains("13.0 GiB")));
         Ok(())

@@ -93,8 +93,13 @@ impl fmt::Display for Memory {
     }
 }
 
+/// The memory of the machine, where the system tells it in a file (Linux).
+pub(crate) fn ram_bytes() -> Option<u64> {
+    status_bytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
 /// A line of Linux's `/proc/self/status` or `/proc/meminfo`, such as `VmRSS:   1024 kB`.
-pub(crate) fn status_bytes(status: &str, name: &str) -> Option<u64> {
+fn status_bytes(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)

@@ -24,4 +24,4 @@ pub use throughput::Throughput;
 pub use trace::{Span, Trace, Track};
 
 pub(crate) use layers::{Layer, is_measuring, measure};
-pub(crate) use memory::{active_bytes, status_bytes};
+pub(crate) use memory::{active_bytes, ram_bytes};
