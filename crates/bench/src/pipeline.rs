@@ -6,7 +6,7 @@ use crate::{
     timing::{NUM_WARMUPS, Quantiles, timed},
 };
 use mlx_train::{
-    Array, Error, Result,
+    Array, Result,
     distributed::{Backend, Group, Mesh, Parallelism, PipelineOptions, Schedule, ScheduleKind},
     estimate::Rows,
     models::transformer::{Transformer, TransformerConfig},
