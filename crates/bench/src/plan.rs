@@ -119,7 +119,7 @@ fn measure(options: &Options, group: &Group) -> Result<()> {
         let measured = step_seconds(options, group, &trained, candidate, &config)?;
         if group.is_first() {
             let further = further(candidate, &measured.seconds);
-            measured.record(&trained, &plan, further).print()?;
+            measured.record(&trained, &plan, further, options.compile).print()?;
             compared.push((candidate.seconds.total(), measured.seconds.median));
         }
     }
@@ -175,7 +175,7 @@ fn step_seconds(
 }
 
 impl Measured {
-    fn record(&self, trained: &Trained, plan: &Plan, further: Value) -> Record {
+    fn record(&self, trained: &Trained, plan: &Plan, further: Value, compiled: bool) -> Record {
         let TransformerConfig { vocab_size, hidden_size, num_layers, num_heads, .. } =
             trained.config;
         Record {
@@ -192,7 +192,7 @@ impl Measured {
                 "ranks": plan.num_devices,
             }),
             dtype: if trained.precision == Precision::F32 { "float32" } else { "mixed" },
-            compiled: false,
+            compiled,
             seconds: self.seconds,
             first_seconds: self.first_seconds,
             tokens_per_second: Some((plan.rows * plan.tokens_per_row) as f64 / self.seconds.median),

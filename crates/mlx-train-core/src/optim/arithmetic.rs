@@ -1,7 +1,7 @@
 //! The small pieces that updates are made of.
 
 use super::Parameter;
-use crate::{Result, loss::sum_f32};
+use crate::{Result, ffi, loss::sum_f32};
 use mlx_rs::{Array, Dtype, ops::zeros_dtype};
 
 /// The dtype that state and arithmetic of a parameter have: f32, or f64 for f64.
@@ -36,10 +36,12 @@ const LONGEST_ROW: i32 = 4096;
 /// The sum `()` of squares of an array of any shape, f32.
 pub(super) fn sum_of_squares(x: &Array) -> Result<Array> {
     let mut sums = x.as_dtype(Dtype::Float32)?.square()?;
-    // Gradients of a weight are often transposed views: rows first, so that little is copied.
-    while sums.ndim() > 1 && sums.dim(-1) <= LONGEST_ROW {
-        sums = sums.sum_axis(-1, false)?;
+    // A GPU adds all up in the order in which they lie there; along an axis of a transposed view it takes long.
+    if ffi::is_on_cpu()? {
+        // Gradients of a weight are often transposed views: rows first, so that little is copied.
+        while sums.ndim() > 1 && sums.dim(-1) <= LONGEST_ROW {
+            sums = sums.sum_axis(-1, false)?;
+        }
     }
-    // MLX's own sum over all elements is wrong in the fourth digit on a CPU.
     sum_f32(&sums)
 }
