@@ -18,7 +18,7 @@ use mlx_train_models::{
     transformer::{Transformer, TransformerConfig},
 };
 use parity::assert_close;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 fn transformer() -> TransformerConfig {
     TransformerConfig {
@@ -56,7 +56,7 @@ fn rows(index: i32) -> Batch {
 /// The arrays that are held, by name, and which parts they are.
 type Held = BTreeMap<String, (Array, Placement)>;
 
-/// Losses, weights and norms of two steps of three micro-batches, and what is held then.
+/// Losses, weights and norms of two steps of four micro-batches, which pipelines share out, and what is held then.
 fn train<M: FromConfig>(
     mesh: &Mesh,
     config: &M::Config,
@@ -70,12 +70,15 @@ fn train<M: FromConfig>(
     let options = StepOptions { clip, pipeline, ..options.clone() };
     let mut step = TrainStep::parallel(mesh, &mut model, AdamW::default(), 3, options)?;
     let mut reported = Vec::new();
+    let own = |all: Range<i32>| {
+        let (first, every) = (mesh.data().rank(), mesh.data().world_size());
+        all.skip(first).step_by(every).map(move |at| Ok(batch(at)))
+    };
     for index in 0..2 {
-        let batches = (0..3).map(|at| Ok(batch(3 * index + at)));
-        let output = step.run(batches, 0.01)?;
+        let output = step.run(own(4 * index..4 * index + 4), 0.01)?;
         reported.extend([output.loss.value, output.loss.weight, output.grad_norm]);
     }
-    let evaluation = step.evaluate((0..2).map(|at| Ok(batch(at))), &mut [])?;
+    let evaluation = step.evaluate(own(0..2), &mut [])?;
     reported.push(Array::from_f32(evaluation.loss as f32));
     let (arrays, placements) = (step.snapshot()?, step.placements()?);
     let arrays = arrays.weights.into_iter().chain(arrays.training);
@@ -159,6 +162,19 @@ fn stages_whose_layers_ranks_divide_train_as_the_whole_transformer() {
         let options = StepOptions::default();
         assert_trains_the_same::<Transformer>(&mesh, &tied, &options, tokens)?;
         assert_trains_the_same::<Transformer>(&mesh, &transformer(), &options, tokens)?;
+        group.barrier()
+    });
+}
+
+#[test]
+fn ranks_that_divide_rows_layers_and_blocks_train_as_one_process() {
+    let test = "pipeline::ranks_that_divide_rows_layers_and_blocks_train_as_one_process";
+    run_over(Backend::Mpi, test, 8, |group| {
+        let mesh = Mesh::new(group, "dp=2,tp=2,pp=2".parse()?)?;
+        let (data, tensor, pipeline) = (mesh.data(), mesh.tensor(), mesh.pipeline());
+        assert_eq!([data, tensor, pipeline].map(Group::world_size), [2; 3]);
+        let config = TransformerConfig { num_layers: 2, dropout: 0.0, ..transformer() };
+        assert_trains_the_same::<Transformer>(&mesh, &config, &StepOptions::default(), tokens)?;
         group.barrier()
     });
 }
