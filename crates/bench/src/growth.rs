@@ -7,7 +7,7 @@
 use crate::{
     Options,
     record::Record,
-    timing::{NUM_WARMUPS, Quantiles, timed},
+    timing::{Quantiles, Steps, steps},
 };
 use mlx_train::{
     Array, Result,
@@ -188,20 +188,16 @@ impl Point {
             ..StepOptions::default()
         };
         let mut step = TrainStep::new(&mut model, AdamW::default(), 0, step_options)?;
-        let mut seconds = Vec::new();
-        for _ in 0..NUM_WARMUPS + options.steps {
-            let (loss, time) = timed(|| -> Result<f32> {
-                let output = step.run([Ok(batch.clone())], 1e-4)?;
-                Ok(output.loss.value.try_item_exact()?)
-            });
-            loss?;
-            seconds.push(time);
-        }
+        let Steps { first_seconds, seconds } = steps(options.steps, || {
+            let output = step.run([Ok(batch.clone())], 1e-4)?;
+            output.loss.value.try_item_exact::<f32>()?;
+            Ok(())
+        })?;
         Ok(Self {
             axis,
             size,
-            first_seconds: seconds.first().copied().unwrap_or(f64::NAN),
-            seconds: Quantiles::of(seconds.split_off(NUM_WARMUPS as usize)),
+            first_seconds,
+            seconds,
             peak_bytes: Memory::now()?.peak_bytes.saturating_sub(others),
         })
     }

@@ -3,7 +3,7 @@
 use crate::{
     Options, ranks,
     record::Record,
-    timing::{NUM_WARMUPS, Quantiles, timed},
+    timing::{Quantiles, Steps, steps},
 };
 use mlx_train::{
     Error, Result,
@@ -118,9 +118,9 @@ fn measure(options: &Options, group: &Group) -> Result<()> {
         let Some(candidate) = plan.candidates.iter().find(is_case) else { continue };
         let measured = step_seconds(options, group, &trained, candidate, &config)?;
         if group.is_first() {
-            let further = further(candidate, &measured.seconds);
+            let further = further(candidate, &measured.steps.seconds);
             measured.record(&trained, &plan, further, options.compile).print()?;
-            compared.push((candidate.seconds.total(), measured.seconds.median));
+            compared.push((candidate.seconds.total(), measured.steps.seconds.median));
         }
     }
     if group.is_first() {
@@ -131,8 +131,7 @@ fn measure(options: &Options, group: &Group) -> Result<()> {
 
 /// What steps of a layout take.
 struct Measured {
-    seconds: Quantiles,
-    first_seconds: f64,
+    steps: Steps,
     peak_bytes: u64,
 }
 
@@ -157,21 +156,12 @@ fn step_seconds(
     let mut step = TrainStep::parallel(&mesh, &mut model, optimizer, 0, step_options)?;
     let batch = rows.batch(trained.rows / candidate.layout.data / candidate.micro_batches)?;
     mlx_train::ffi::eval(batch.arrays())?;
-    let (mut seconds, mut first_seconds) = (Vec::new(), 0.0);
     Memory::reset_peak()?;
-    for index in 0..NUM_WARMUPS + options.steps {
+    let taken = steps(options.steps, || {
         let batches = (0..candidate.micro_batches).map(|_| Ok(batch.clone()));
-        let (output, took) = timed(|| step.run(batches, 1e-4));
-        output?;
-        if index == 0 {
-            first_seconds = took;
-        }
-        if index >= NUM_WARMUPS {
-            seconds.push(took);
-        }
-    }
-    let peak_bytes = Memory::now()?.peak_bytes;
-    Ok(Measured { seconds: Quantiles::of(seconds), first_seconds, peak_bytes })
+        step.run(batches, 1e-4).map(drop)
+    })?;
+    Ok(Measured { steps: taken, peak_bytes: Memory::now()?.peak_bytes })
 }
 
 impl Measured {
@@ -193,9 +183,11 @@ impl Measured {
             }),
             dtype: if trained.precision == Precision::F32 { "float32" } else { "mixed" },
             compiled,
-            seconds: self.seconds,
-            first_seconds: self.first_seconds,
-            tokens_per_second: Some((plan.rows * plan.tokens_per_row) as f64 / self.seconds.median),
+            seconds: self.steps.seconds,
+            first_seconds: self.steps.first_seconds,
+            tokens_per_second: Some(
+                (plan.rows * plan.tokens_per_row) as f64 / self.steps.seconds.median,
+            ),
             peak_bytes: self.peak_bytes,
             further,
         }

@@ -7,11 +7,11 @@
 use crate::{
     Options, ranks,
     record::Record,
-    timing::{NUM_WARMUPS, Quantiles, timed},
+    timing::{Steps, steps},
     training::Work,
 };
 use mlx_train::{
-    Result,
+    Error, Result,
     data::Batch,
     distributed::{Backend, Group, Mesh, Parallelism},
     optim::AdamW,
@@ -64,21 +64,12 @@ fn measure(options: &Options, work: Work, group: &Group) -> Result<()> {
         let mut step = TrainStep::parallel(&mesh, &mut model, AdamW::default(), 0, step_options)?;
         let batches = work.sizes().batches()?;
         let mut batches = batches.iter().cycle().skip(mesh.data().rank());
-        let (mut seconds, mut first_seconds) = (Vec::new(), 0.0);
         Memory::reset_peak()?;
-        for index in 0..NUM_WARMUPS + options.steps {
-            let Some(batch) = batches.next() else { break };
-            let (output, took) = timed(|| step.run([Ok(Batch::clone(batch))], 1e-4));
-            output?;
-            if index == 0 {
-                first_seconds = took;
-            }
-            if index >= NUM_WARMUPS {
-                seconds.push(took);
-            }
-        }
+        let Steps { first_seconds, seconds } = steps(options.steps, || {
+            let batch = batches.next().ok_or_else(|| Error::message("a work has no batch"))?;
+            step.run([Ok(Batch::clone(batch))], 1e-4).map(drop)
+        })?;
         let memory = Memory::now()?;
-        let seconds = Quantiles::of(seconds);
         let items = f64::from(work.sizes().num_items()) * mesh.data().world_size() as f64;
         let rate = items / seconds.median;
         let alone_rate = *alone.get_or_insert(rate);

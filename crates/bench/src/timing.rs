@@ -1,5 +1,6 @@
 //! Durations of many steps, and what they have in common.
 
+use mlx_train::Result;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -11,6 +12,31 @@ pub fn timed<T>(f: impl FnOnce() -> T) -> (T, f64) {
     let began = Instant::now();
     let result = f();
     (result, began.elapsed().as_secs_f64())
+}
+
+/// What steps take that are repeated.
+#[derive(Debug, Clone, Copy)]
+pub struct Steps {
+    /// Seconds of the very first one.
+    pub first_seconds: f64,
+    /// Seconds of those after the warm-up.
+    pub seconds: Quantiles,
+}
+
+/// Takes the steps that warm up, and `count` that are measured.
+///
+/// # Errors
+/// What a step returns.
+pub fn steps(count: u32, mut step: impl FnMut() -> Result<()>) -> Result<Steps> {
+    let mut seconds = Vec::new();
+    for _ in 0..NUM_WARMUPS + count {
+        let (taken, time) = timed(&mut step);
+        taken?;
+        seconds.push(time);
+    }
+    let first_seconds = seconds.first().copied().unwrap_or(f64::NAN);
+    let seconds = Quantiles::of(seconds.split_off(NUM_WARMUPS as usize));
+    Ok(Steps { first_seconds, seconds })
 }
 
 /// How values are spread.

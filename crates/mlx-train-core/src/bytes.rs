@@ -1,7 +1,6 @@
 //! Amounts of memory, as people write and read them.
 
-use crate::config::ConfigField;
-use crate::config::private::{FieldType, Node, Reader};
+use crate::config::text_field;
 use std::{fmt, str::FromStr};
 
 /// A number of bytes that is shown in the unit that fits: `1.5 GiB`.
@@ -87,19 +86,7 @@ fn factor(unit: &str) -> Option<u64> {
     of(BINARY, 1024).or_else(|| of(DECIMAL, 1000))
 }
 
-impl ConfigField for Bytes {
-    fn field_type() -> FieldType {
-        FieldType::String
-    }
-
-    fn to_node(&self) -> Node {
-        Node::string(&self.exact())
-    }
-
-    fn read(node: &Node, _base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
-        reader.read_text(node)
-    }
-}
+text_field!(Bytes, |bytes: &Bytes| bytes.exact());
 
 #[cfg(test)]
 mod tests {

@@ -3,10 +3,7 @@
 use super::PolicyError;
 use crate::{
     bytes::Bytes,
-    config::{
-        ConfigField,
-        private::{FieldType, Node, Reader},
-    },
+    config::{private::Reader, text_field},
 };
 use std::{fmt, str::FromStr};
 
@@ -120,24 +117,12 @@ fn position(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| format!("`{text}` is no number of blocks"))
 }
 
-impl ConfigField for CheckpointPolicy {
-    fn field_type() -> FieldType {
-        FieldType::String
-    }
-
-    fn to_node(&self) -> Node {
-        Node::string(&self.to_string())
-    }
-
-    fn read(node: &Node, _base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
-        reader.read_text(node)
-    }
-
+text_field!(CheckpointPolicy, ToString::to_string, {
     /// A policy of a program may be one that has no text: of no blocks, say.
     fn cross_check(&self, reader: &mut Reader) {
         reader.check_result(self.to_string().parse::<Self>().map(|_| ()));
     }
-}
+});
 
 #[cfg(test)]
 mod tests {

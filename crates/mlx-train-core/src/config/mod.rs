@@ -70,6 +70,7 @@ mod schema;
 mod source;
 mod suggest;
 mod table;
+mod text;
 
 pub use document::Document;
 pub use error::{ConfigError, Problem};
@@ -82,6 +83,7 @@ pub use range::Range;
 pub(crate) use schema::first_paragraph;
 pub use schema::{EnumSchema, FieldSchema, FieldType, Schema, VariantSchema};
 pub use source::{ConfigSource, IntoConfigSource};
+pub(crate) use text::text_field;
 
 #[doc(inline)]
 pub use mlx_train_derive::ModelConfig;

@@ -1,10 +1,7 @@
 //! Into how many parts a run is split, and in which ways.
 
 use super::DistributedError;
-use crate::config::{
-    ConfigField,
-    private::{FieldType, Node, Reader},
-};
+use crate::config::text_field;
 use std::{fmt, str::FromStr};
 
 /// Into how many parts a run is split in each way; their product is the number of ranks.
@@ -124,19 +121,7 @@ fn parse(text: &str) -> Result<Parallelism, String> {
     Ok(parallelism)
 }
 
-impl ConfigField for Parallelism {
-    fn field_type() -> FieldType {
-        FieldType::String
-    }
-
-    fn to_node(&self) -> Node {
-        Node::string(&self.to_string())
-    }
-
-    fn read(node: &Node, _base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
-        reader.read_text(node)
-    }
-}
+text_field!(Parallelism, ToString::to_string);
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,7 @@
 //! In which order the stages of a pipeline work on micro-batches.
 
 use super::PipelineError;
-use crate::config::{
-    ConfigField,
-    private::{FieldType, Node, Reader},
-};
+use crate::config::text_field;
 use std::{fmt, str::FromStr};
 
 /// What a stage does with one micro-batch, which counts from 0.
@@ -50,19 +47,7 @@ impl FromStr for ScheduleKind {
     }
 }
 
-impl ConfigField for ScheduleKind {
-    fn field_type() -> FieldType {
-        FieldType::String
-    }
-
-    fn to_node(&self) -> Node {
-        Node::string(&self.to_string())
-    }
-
-    fn read(node: &Node, _base: Option<&Self>, reader: &mut Reader) -> Option<Self> {
-        reader.read_text(node)
-    }
-}
+text_field!(ScheduleKind, ToString::to_string);
 
 /// What each stage of a pipeline does in a step, in order.
 ///
