@@ -115,15 +115,26 @@ hello = {"framework": "Python MLX", "version": mx.__version__, "device": str(mx.
 print(json.dumps(hello), flush=True)
 taken = 0
 for line in sys.stdin:
-    seconds = []
+    seconds, losses = [], []
+
+    def end():
+        global began
+        value = losses.pop(0).item()
+        now = time.perf_counter()
+        seconds.append(now - began)
+        began = now
+        return value
+
+    began = time.perf_counter()
     for _ in range(int(line.split()[1])):
         x, y = data[taken % len(data)]
         taken += 1
-        began = time.perf_counter()
-        loss = step(x, y)
-        mx.eval(loss, held, optimizer.state)
-        value = loss.item()
-        seconds.append(time.perf_counter() - began)
+        losses.append(step(x, y))
+        (mx.async_eval if task["ahead"] else mx.eval)(losses[-1], held, optimizer.state)
+        if len(losses) > task["ahead"]:
+            value = end()
+    while losses:
+        value = end()
     unit = 1 if sys.platform == "darwin" else 1024
     resident = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     reply = {"seconds": seconds, "loss": value, "peak_bytes": mx.get_peak_memory(), "resident_peak_bytes": resident}

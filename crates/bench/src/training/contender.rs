@@ -119,6 +119,7 @@ impl Contender {
             peak_bytes: last.peak_bytes.unwrap_or_default(),
             further: json!({
                 "num_steps": num_steps,
+                "ahead": task.ahead,
                 "start_seconds": self.ready_seconds + self.first_seconds,
                 "loss": last.loss,
             }),

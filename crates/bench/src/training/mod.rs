@@ -34,6 +34,9 @@ pub struct TrainingArgs {
     /// Measure Python MLX, `PyTorch`, burn and candle beside, as far as they are there
     #[arg(long)]
     peers: bool,
+    /// Read the loss of a step when the next one has been begun, of those that can
+    #[arg(long)]
+    ahead: bool,
     /// A file of earlier lines, to which ratios are printed
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
@@ -59,6 +62,8 @@ impl TrainingArgs {
 struct Task {
     work: Work,
     compile: bool,
+    /// Whether the next step is begun before the loss of one is read.
+    ahead: bool,
 }
 
 /// Serves as a process that is measured.
@@ -73,7 +78,7 @@ pub fn run(options: &Options, args: &TrainingArgs) -> Result<()> {
     let earlier = args.compare.as_deref().map(table::read).transpose()?;
     let works = if args.work.is_empty() { &[Work::GptS, Work::MlpS][..] } else { &args.work };
     for &work in works {
-        let mut contenders = start(work, options.compile, args.peers)?;
+        let mut contenders = start(work, options.compile, args)?;
         // The first step by itself, as it loads kernels and traces.
         for steps in [1, NUM_WARMUPS - 1] {
             for contender in &mut contenders {
@@ -105,15 +110,16 @@ pub fn run(options: &Options, args: &TrainingArgs) -> Result<()> {
 }
 
 /// Starts all that take part, which have built their models then.
-fn start(work: Work, compile: bool, peers: bool) -> Result<Vec<Contender>> {
+fn start(work: Work, compile: bool, args: &TrainingArgs) -> Result<Vec<Contender>> {
     let modes = if compile { &[false, true][..] } else { &[false] };
     let mut contenders = Vec::new();
     for &compile in modes {
-        contenders.push(Contender::start(Peer::This, Task { work, compile })?);
+        contenders.push(Contender::start(Peer::This, Task { work, compile, ahead: args.ahead })?);
     }
-    for peer in Peer::OTHERS.into_iter().filter(|_| peers) {
+    for peer in Peer::OTHERS.into_iter().filter(|_| args.peers) {
+        let ahead = args.ahead && peer.runs_ahead();
         for &compile in modes.iter().filter(|&&compile| !compile || peer.compiles()) {
-            match Contender::start(peer, Task { work, compile }) {
+            match Contender::start(peer, Task { work, compile, ahead }) {
                 Ok(contender) => contenders.push(contender),
                 // Those that are there are compared all the same.
                 Err(error) => _ = writeln!(stderr(), "{} takes no part: {error}", peer.name()),

@@ -49,6 +49,11 @@ impl Peer {
         matches!(self, Self::This | Self::PythonMlx | Self::PyTorch)
     }
 
+    /// Whether it returns from a step while the device computes: the others wait in each operation.
+    pub fn runs_ahead(self) -> bool {
+        matches!(self, Self::This | Self::PythonMlx | Self::PyTorch)
+    }
+
     /// The variable that names its program: a Python with the package, or a binary.
     fn variable(self) -> Option<&'static str> {
         match self {
@@ -81,6 +86,7 @@ impl Peer {
                 "dtype": task.work.dtype(),
                 "max_grad_norm": task.work.max_grad_norm(),
                 "compile": task.compile,
+                "ahead": task.ahead,
             }),
         };
         let mut command = match self.variable() {

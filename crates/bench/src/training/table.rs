@@ -13,6 +13,8 @@ pub struct Line {
     model: String,
     dtype: String,
     compiled: bool,
+    #[serde(default)]
+    ahead: bool,
     seconds: Median,
     peak_bytes: Option<u64>,
 }
@@ -30,20 +32,23 @@ impl Line {
             model: record.model.into(),
             dtype: record.dtype.into(),
             compiled: record.compiled,
+            ahead: record.further["ahead"] == true,
             seconds: Median { median: record.seconds.median },
             peak_bytes: Some(record.peak_bytes).filter(|&bytes| bytes > 0),
         }
     }
 
     fn label(&self) -> String {
-        let Self { framework, compiled, .. } = self;
-        format!("{framework}{}", if *compiled { ", compiled" } else { "" })
+        let Self { framework, compiled, ahead, .. } = self;
+        let modes = [(*compiled, ", compiled"), (*ahead, ", ahead")];
+        let modes: String = modes.iter().filter(|(is, _)| *is).map(|(_, mode)| *mode).collect();
+        format!("{framework}{modes}")
     }
 
     fn is_of(&self, other: &Self) -> bool {
         let key = |line: &Self| {
-            let Self { benchmark, framework, model, dtype, compiled, .. } = line.clone();
-            (benchmark, framework, model, dtype, compiled)
+            let Self { benchmark, framework, model, dtype, compiled, ahead, .. } = line.clone();
+            (benchmark, framework, model, dtype, compiled, ahead)
         };
         key(self) == key(other)
     }
@@ -112,6 +117,7 @@ mod tests {
             model,
             dtype,
             compiled: false,
+            ahead: false,
             seconds,
             peak_bytes: Some(1 << 20),
         }

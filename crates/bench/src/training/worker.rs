@@ -11,7 +11,7 @@ use mlx_train::{
     optim::AdamW,
     profile::{Memory, MemoryConfig, MemoryLimits},
     run::Environment,
-    train::TrainStep,
+    train::{StepOutput, TrainStep},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -34,7 +34,7 @@ pub struct Hello {
 /// What a process says of the steps that it was told to take.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Reply {
-    /// Of each step, which ends when its results are there.
+    /// Of each step, from the end of the one before to its own, when its loss is read.
     pub seconds: Vec<f64>,
     /// The loss of the last of them.
     pub loss: f64,
@@ -46,7 +46,7 @@ pub struct Reply {
 
 /// Serves with this crate's own engine.
 pub fn serve(task: Task) -> Result<()> {
-    let Task { work, compile } = task;
+    let Task { work, compile, ahead } = task;
     // As a `Trainer` does.
     MemoryLimits::of(&MemoryConfig::default(), &device_info()?)?.0.apply()?;
     let mut model = work.model()?;
@@ -66,12 +66,24 @@ pub fn serve(task: Task) -> Result<()> {
         let count = count.ok_or_else(|| Error::message(format!("`{line}` is not understood")))?;
         let mut seconds = Vec::new();
         let mut loss = f64::NAN;
-        for batch in (0..count).zip(&mut batches).map(|(_, batch)| batch) {
-            let began = Instant::now();
-            let output = step.run([Ok(Batch::clone(batch))], LEARNING_RATE)?;
+        let mut began = Instant::now();
+        let mut end = |output: StepOutput| -> Result<()> {
             loss = f64::from(output.loss.value.try_item_exact::<f32>()?);
             seconds.push(began.elapsed().as_secs_f64());
+            began = Instant::now();
+            Ok(())
+        };
+        let mut before = None;
+        for batch in (0..count).zip(&mut batches).map(|(_, batch)| batch) {
+            let batches = [Ok(Batch::clone(batch))];
+            if ahead {
+                let output = step.run_ahead(batches, LEARNING_RATE)?;
+                before.replace(output).map(&mut end).transpose()?;
+            } else {
+                end(step.run(batches, LEARNING_RATE)?)?;
+            }
         }
+        before.map(end).transpose()?;
         write_line(&Reply {
             seconds,
             loss,

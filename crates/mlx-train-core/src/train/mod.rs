@@ -5,6 +5,7 @@
 //! [`Saver`](crate::store::Saver)) with which anyone can write another one.
 
 mod checkpointing;
+mod clock;
 mod config;
 mod early_stopping;
 mod error;

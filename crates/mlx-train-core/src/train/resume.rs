@@ -57,11 +57,12 @@ impl RunDescription {
 /// How long a run is and when it looks, logs and saves is for its user to change at any time; threads
 /// that load data never change what is in a batch, nor gradient checkpointing, limits of memory and the ranks that
 /// share the work what a step computes. With another number of steps the schedule is that of the new number from there on.
-const ALWAYS_ALLOWED: [&str; 18] = [
+const ALWAYS_ALLOWED: [&str; 19] = [
     "train.steps",
     "train.epochs",
     "train.max_minutes",
     "train.max_traces",
+    "train.run_ahead",
     "train.log_every",
     "train.eval_every",
     "train.sanity_batches",

@@ -4,6 +4,7 @@ use super::{
     Evaluation, Event, Finished, Metric, NonFinite, Outcome, Resume, SpikeAction, Started,
     StepOutput, StopReason, StopSignal, TrainConfig, TrainError, TrainStep, Trained, Trainer,
     checkpointing::Checkpointing,
+    clock::Clock,
     evaluate::evaluate_batches,
     events::SkippedStep,
     feed::Feed,
@@ -28,7 +29,7 @@ use crate::{
     ffi::{MetalCapture, device_info},
     model::BaseModel,
     optim::{Optimizer, Schedule},
-    profile::{self, Growing, LeakDetector, MemoryCheck, MemoryLimits, Phase},
+    profile::{self, Growing, LeakDetector, MemoryCheck, MemoryLimits, OpenSpan, Phase},
     store::{Check, Checkpoints, Entry, Loaded, Manifest, SaveOutcome, SharedFolder, Snapshot},
 };
 use mlx_rs::module::{ModuleParamRef, ModuleParameters};
@@ -74,10 +75,20 @@ pub(super) struct Run<'a, M: BaseModel + ?Sized> {
     profiling: Option<Profiling>,
     stop: StopSignal,
     began: Instant,
+    clock: Clock,
     deadline: Option<Instant>,
     on_event: Box<dyn FnMut(&Event<'_>) + 'a>,
     /// Where a `fast_dev_run` saves.
     temporary: Option<TempDir>,
+}
+
+/// A step that the device has, the numbers of which are not read yet.
+struct Begun {
+    step: u64,
+    learning_rate: f64,
+    output: StepOutput,
+    /// Ends when the step does.
+    span: OpenSpan,
 }
 
 /// How a run ends.
@@ -106,8 +117,21 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
     pub(super) fn train(mut self) -> Result<Trained> {
         // A run that is resumed may have no step left.
         let mut end = self.is_over().then_some(End::Completed);
+        let mut ahead = None;
         while end.is_none() {
-            let numbers = self.take_step()?;
+            let begun = if let Some(begun) = ahead.take() {
+                begun?
+            } else {
+                self.clock = Clock::start(&self.feed);
+                self.begin_step()?
+            };
+            if self.may_run_ahead() {
+                // What is wrong with the next step is told after this one.
+                ahead = Some(self.begin_step());
+                self.end_step(begun)?;
+                continue;
+            }
+            let numbers = self.end_step(begun)?;
             self.end_profile_if_due()?;
             let signs = self.agree()?;
             end = self.end(signs);
@@ -126,16 +150,15 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         self.finish(end.unwrap_or(End::Completed))
     }
 
-    /// Takes one step and looks at its numbers, or goes back to an earlier one.
-    fn take_step(&mut self) -> Result<Option<StepNumbers>> {
+    /// Gives a step to the device.
+    fn begin_step(&mut self) -> Result<Begun> {
         let learning_rate = self.schedule.at(self.step_number());
-        let (began, waited) = (Instant::now(), self.feed.waited());
         let feed = &mut self.feed;
         let profiling = &mut self.profiling;
         if let Some(profiling) = profiling {
             profiling.before_step(self.step.state().step() + 1)?;
         }
-        let whole = profile::span(Phase::Step);
+        let span = profile::span(Phase::Step);
         let micro_batches = (0..self.config.accumulation).map_while(|_| {
             let _span = profile::span(Phase::Data);
             let batch = feed.next();
@@ -144,14 +167,40 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
             }
             batch
         });
-        let output = self.step.run(micro_batches, learning_rate)?;
+        let output = if self.config.run_ahead {
+            self.step.run_ahead(micro_batches, learning_rate)?
+        } else {
+            self.step.run(micro_batches, learning_rate)?
+        };
         if let Some(warning) = &output.warning {
             (self.on_event)(&Event::Warning(warning));
         }
-        let numbers = StepNumbers::read(self.step_number(), learning_rate, &output)?;
-        drop(whole);
-        let waited = self.feed.waited().saturating_sub(waited);
-        let computed = began.elapsed().saturating_sub(waited);
+        Ok(Begun { step: self.step_number(), learning_rate, output, span })
+    }
+
+    /// Whether the next step may be begun before the numbers of this one are read: nothing is done between them, and
+    /// nothing that the numbers can say changes what the next one is.
+    fn may_run_ahead(&self) -> bool {
+        let step = self.step_number();
+        let &TrainConfig { run_ahead, log_every, eval_every, .. } = &self.config;
+        let is_saved = self.checkpointing.as_ref().is_some_and(|checkpointing| {
+            checkpointing.is_due(step, false, false, checkpointing.is_late())
+        });
+        run_ahead
+            && self.ranks.is_alone()
+            && self.restore_point.is_none()
+            && self.profiling.is_none()
+            && !(is_due(step, log_every, self.is_over()) || is_due(step, eval_every, false))
+            && !is_saved
+            && self.stop_reason().is_none()
+    }
+
+    /// Waits for the numbers of a step and looks at them; `None` when the run goes back to an earlier one.
+    fn end_step(&mut self, begun: Begun) -> Result<Option<StepNumbers>> {
+        let Begun { step, learning_rate, output, span } = begun;
+        let numbers = StepNumbers::read(step, learning_rate, &output)?;
+        drop(span);
+        let (waited, computed) = self.clock.lap(&self.feed);
         self.progress.count_time(waited.as_secs_f64(), computed.as_secs_f64());
         self.watch_memory(Growing::Arrays, Some(profile::active_bytes()?));
         self.metric = None;
@@ -498,7 +547,7 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         if config.fast_dev_run {
             (config.log_every, config.eval_every) = (1, 0);
         }
-        let began = Instant::now();
+        let (began, clock) = (Instant::now(), Clock::start(&feed));
         // A time that no clock can tell never comes.
         let limit = |minutes: f64| Duration::try_from_secs_f64(60.0 * minutes).ok();
         let deadline = config.max_minutes.and_then(limit).and_then(|time| began.checked_add(time));
@@ -523,6 +572,7 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
             profiling: None,
             stop: trainer.stop,
             began,
+            clock,
             deadline,
             on_event: trainer.on_event,
             temporary: None,

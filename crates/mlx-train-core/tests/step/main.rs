@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod accumulation;
+mod ahead;
 mod averages;
 mod compiled;
 mod guards;

@@ -84,6 +84,19 @@ fn a_step_does_not_hold_two_copies_and_micro_batches_cost_nothing() -> Result<()
     // The mean of the gradients is a copy more again, for any number of micro-batches: measured 2.00.
     let (two, held) = peak(2, 2, &options)?;
     assert!(two * 10 < held * 23, "peak {two} over {held}");
+    // Ahead of the device, a step holds no more than that: measured the same.
+    let mut model = Deep::new()?;
+    let mut step = TrainStep::new(&mut model, adamw()?, 0, options.clone())?;
+    // Made before, or to make it would be to wait.
+    let batch_of_two = batch(2)?;
+    Memory::reset_peak()?;
+    for _ in 0..4 {
+        step.run_ahead([Ok(batch_of_two.clone())], 0.01)?;
+    }
+    let ahead = Memory::now()?.peak_bytes;
+    drop(step);
+    assert!(ahead * 10 < one * 11, "peak {ahead} ahead, {one} with a wait");
+
     // The inputs of each are a sixth of weights and moments.
     let ((two, _), (sixteen, _)) = (peak(2, 4096, &options)?, peak(16, 4096, &options)?);
     assert!(sixteen * 10 < two * 11, "peak {two} with 2 micro-batches, {sixteen} with 16");

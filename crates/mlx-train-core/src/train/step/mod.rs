@@ -58,7 +58,7 @@ use std::{
 /// [`Loss::weight`](crate::model::Loss::weight): unequal micro-batches give the update of one large batch.
 /// Each micro-batch is computed before the next, so that memory does not grow with their number. Draws
 /// (dropout) come from the state's key, which moves on. Arrays are computed at the end of the step, and nothing
-/// is read back.
+/// is read back; [`TrainStep::run_ahead`] does not wait for that.
 ///
 /// The step is one function of arrays, with several micro-batches three, whose inputs hold all that changes
 /// from step to step. It runs as it is, or MLX traces it once for each kind of batch ([`CompileMode`]). What
@@ -204,6 +204,47 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         micro_batches: impl IntoIterator<Item = Result<Batch>>,
         learning_rate: f64,
     ) -> Result<StepOutput> {
+        self.take(micro_batches, learning_rate, Wait::ForAll)
+    }
+
+    /// As [`TrainStep::run`], but returns while the device still computes, so that the next step can be given to it
+    /// meanwhile and it never waits for the host. Reading an array of the output waits until it is there.
+    ///
+    /// The numbers are those of [`TrainStep::run`] to the last bit. Where several ranks take the step together, or its
+    /// spans are recorded, it waits as that does.
+    ///
+    /// ```no_run
+    /// # use mlx_train_core::{Result, data::Batch, model::BaseModel, train::TrainStep};
+    /// # fn example(mut step: TrainStep<'_, dyn BaseModel>, batches: Vec<Batch>) -> Result<()> {
+    /// let mut before = None;
+    /// for batch in batches {
+    ///     let output = step.run_ahead([Ok(batch)], 1e-3)?;
+    ///     // The loss of the step before, while this one is computed.
+    ///     if let Some(loss) = before.replace(output.loss) {
+    ///         println!("{}", loss.value);
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`TrainStep::run`].
+    pub fn run_ahead(
+        &mut self,
+        micro_batches: impl IntoIterator<Item = Result<Batch>>,
+        learning_rate: f64,
+    ) -> Result<StepOutput> {
+        let waits = profile::splits_steps() || !self.program.layout.mesh.all().is_alone();
+        let wait = if waits { Wait::ForAll } else { Wait::ForNothing };
+        self.take(micro_batches, learning_rate, wait)
+    }
+
+    fn take(
+        &mut self,
+        micro_batches: impl IntoIterator<Item = Result<Batch>>,
+        learning_rate: f64,
+        wait: Wait,
+    ) -> Result<StepOutput> {
         let mut batches = micro_batches.into_iter();
         let first = batches.next().ok_or(TrainError::NoBatch)??;
         let learning_rate = Array::from_f32(learning_rate as f32);
@@ -231,7 +272,11 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         if !self.whole.is_compiled() {
             self.start_in_order(&values, reported.clone())?;
         }
-        ffi::eval(values.iter().chain(&state).chain(reported))?;
+        let computed = values.iter().chain(&state).chain(reported);
+        match wait {
+            Wait::ForAll => ffi::eval(computed)?,
+            Wait::ForNothing => ffi::async_eval(computed)?,
+        }
 
         let functions = [&mut self.whole, &mut self.accumulate, &mut self.finish];
         let mut warning = None;
@@ -491,6 +536,14 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
 /// How many bytes of parameters are updated together. Each start costs a GPU a submission of work, and the
 /// temporary arrays are about four times as large.
 pub(crate) const STARTED_TOGETHER: usize = 32 << 20;
+
+/// What is computed when a step returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    ForAll,
+    /// All of it is on its way.
+    ForNothing,
+}
 
 /// What a step leaves, not computed yet.
 struct Next {

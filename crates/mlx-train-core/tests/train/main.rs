@@ -1,6 +1,8 @@
 //! The training step and the trainer: they learn, repeat, accumulate, and agree with Python MLX.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod ahead;
+
 use mlx_rs::{
     Array, Dtype,
     module::{Module, ModuleParameters, Param},
