@@ -105,7 +105,7 @@ fn main() -> Result<()> {
             Name::Growth => growth::run(&options, &growth)?,
             Name::Pipeline => pipeline::run(&options, &pipeline)?,
             Name::Plan => plan::run(&options, &plan)?,
-            Name::Scaling => scaling::run(&options, plan.ranks, training.works())?,
+            Name::Scaling => scaling::run(&options, plan.ranks, &training)?,
             Name::Training => training::run(&options, &training)?,
         }
     }

@@ -8,7 +8,7 @@ use crate::{
     Options, ranks,
     record::Record,
     timing::{Steps, steps},
-    training::Work,
+    training::{TrainingArgs, Work},
 };
 use mlx_train::{
     Error, Result,
@@ -16,7 +16,7 @@ use mlx_train::{
     distributed::{Backend, Group, Mesh, Parallelism},
     optim::AdamW,
     profile::Memory,
-    train::{Communication, TrainStep},
+    train::{Communication, StepAhead, TrainStep},
 };
 use serde_json::json;
 
@@ -35,10 +35,11 @@ const CASES: [Case; 5] = [
 ];
 
 /// Starts the ranks, the first of which prints a line for each case of each work; or is one of them.
-pub fn run(options: &Options, count: u32, works: &[Work]) -> Result<()> {
+pub fn run(options: &Options, count: u32, args: &TrainingArgs) -> Result<()> {
+    let works = args.works();
     let group = Group::of_environment()?;
     if !group.is_alone() {
-        return works.iter().try_for_each(|&work| measure(options, work, &group));
+        return works.iter().try_for_each(|&work| measure(options, work, args.ahead(), &group));
     }
     let backend = ranks::backend();
     let default = [if backend == Backend::Nccl { Work::Gpt2Small } else { Work::GptS }];
@@ -47,11 +48,12 @@ pub fn run(options: &Options, count: u32, works: &[Work]) -> Result<()> {
     let mut arguments = vec!["scaling", "--steps", &steps];
     arguments.extend(works.iter().flat_map(|work| ["--work", work.name()]));
     arguments.extend(options.compile.then_some("--compile"));
+    arguments.extend(args.ahead().then_some("--ahead"));
     ranks::launch(&arguments, count, backend)
 }
 
 /// Measures as one of the ranks.
-fn measure(options: &Options, work: Work, group: &Group) -> Result<()> {
+fn measure(options: &Options, work: Work, ahead: bool, group: &Group) -> Result<()> {
     let mut alone = None;
     for case in CASES {
         let ranks = group.world_size();
@@ -65,9 +67,15 @@ fn measure(options: &Options, work: Work, group: &Group) -> Result<()> {
         let batches = work.sizes().batches()?;
         let mut batches = batches.iter().cycle().skip(mesh.data().rank());
         Memory::reset_peak()?;
+        let mut before = None;
         let Steps { first_seconds, seconds } = steps(options.steps, || {
             let batch = batches.next().ok_or_else(|| Error::message("a work has no batch"))?;
-            step.run([Ok(Batch::clone(batch))], 1e-4).map(drop)
+            let batches = [Ok(Batch::clone(batch))];
+            if !ahead {
+                return step.run(batches, 1e-4).map(drop);
+            }
+            let before = before.replace(step.run_ahead(batches, 1e-4)?);
+            before.map_or(Ok(()), |it: StepAhead| it.wait().map(drop))
         })?;
         let memory = Memory::now()?;
         let items = f64::from(work.sizes().num_items()) * mesh.data().world_size() as f64;
@@ -89,6 +97,7 @@ fn measure(options: &Options, work: Work, group: &Group) -> Result<()> {
                     "layout": layout.to_string(),
                     "communication": format!("{:?}", case.communication).to_lowercase(),
                     "ranks": layout.num_ranks(),
+                    "ahead": ahead,
                     "held_bytes": memory.active_bytes,
                     "speedup": rate / alone_rate,
                     "scaling": rate / alone_rate / layout.num_ranks() as f64,

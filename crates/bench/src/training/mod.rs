@@ -51,6 +51,11 @@ impl TrainingArgs {
         &self.work
     }
 
+    /// Whether the loss of a step is read when the next one has been begun.
+    pub fn ahead(&self) -> bool {
+        self.ahead
+    }
+
     /// What this process is to take steps of, if it is one that is measured.
     pub fn task(&self) -> Option<&str> {
         self.worker.as_deref()

@@ -77,13 +77,13 @@ pub fn serve(task: Task) -> Result<()> {
         for batch in (0..count).zip(&mut batches).map(|(_, batch)| batch) {
             let batches = [Ok(Batch::clone(batch))];
             if ahead {
-                let output = step.run_ahead(batches, LEARNING_RATE)?;
-                before.replace(output).map(&mut end).transpose()?;
+                let ahead = step.run_ahead(batches, LEARNING_RATE)?;
+                before.replace(ahead).map(|it| end(it.wait()?)).transpose()?;
             } else {
                 end(step.run(batches, LEARNING_RATE)?)?;
             }
         }
-        before.map(end).transpose()?;
+        before.map(|it| end(it.wait()?)).transpose()?;
         write_line(&Reply {
             seconds,
             loss,

@@ -84,7 +84,7 @@ pub struct TrainConfig {
     pub spike: SpikeConfig,
     /// Whether a step is given to the device before the numbers of the one before are read, so that the device does not
     /// wait for the host. The numbers are the same. A step that is reported, evaluated or saved is waited for, and so is
-    /// each where the run may go back or several ranks take part.
+    /// each where the run may go back.
     #[config(default = true)]
     pub run_ahead: bool,
     /// From which all randomness of the run follows.

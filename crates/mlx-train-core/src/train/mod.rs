@@ -45,7 +45,7 @@ pub use spike::{Spike, SpikeAction, SpikeConfig};
 pub(crate) use step::STARTED_TOGETHER;
 pub use step::{
     Communication, CompileMode, NonFinite, NotFiniteGradients, Precision, StageTimes, StateArrays,
-    StatePlacements, StepOptions, StepOutput, TrainState, TrainStep,
+    StatePlacements, StepAhead, StepOptions, StepOutput, TrainState, TrainStep,
 };
 pub use stop::StopSignal;
 pub use trainer::Trainer;

@@ -4,6 +4,7 @@ use super::StopReason;
 use crate::{
     Error, Result,
     distributed::{Group, Mesh},
+    ffi,
 };
 use mlx_rs::Array;
 use std::slice::from_ref;
@@ -23,6 +24,31 @@ pub(super) struct Signs {
     pub(super) is_late: bool,
     /// Something of a checkpoint is being written.
     pub(super) is_saving: bool,
+}
+
+/// Signs on their way to all ranks.
+#[derive(Debug)]
+pub(super) struct Question {
+    group: Group,
+    own: Signs,
+    /// Of each as a number, the largest that any rank has; of a process alone there is none.
+    any: Option<Array>,
+}
+
+impl Question {
+    /// The signs that any rank has.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub(super) fn answer(self) -> Result<Signs> {
+        let Some(any) = self.any else { return Ok(self.own) };
+        self.group.eval("the other ranks after a step", from_ref(&any))?;
+        let &[stop, is_late, is_saving] = any.try_as_slice::<i32>()? else {
+            return Err(Error::message("MLX lost what ranks agree on"));
+        };
+        let stop = REASONS.get(stop as usize).copied().flatten();
+        Ok(Signs { stop, is_late: is_late > 0, is_saving: is_saving > 0 })
+    }
 }
 
 /// As numbers they are their places.
@@ -56,19 +82,24 @@ impl Ranks {
     /// # Errors
     /// When MLX fails.
     pub(super) fn agree_on(&self, own: Signs) -> Result<Signs> {
-        if self.is_alone() {
-            return Ok(own);
+        self.ask(own)?.answer()
+    }
+
+    /// As [`Ranks::agree_on`], but does not wait for the others.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub(super) fn ask(&self, own: Signs) -> Result<Question> {
+        let mut any = None;
+        if !self.is_alone() {
+            let Signs { stop, is_late, is_saving } = own;
+            let stop = REASONS.iter().position(|reason| *reason == stop).unwrap_or_default() as i32;
+            let own = [stop, i32::from(is_late), i32::from(is_saving)];
+            let largest = self.group.all_max(&Array::from_slice(&own, &[3]))?;
+            ffi::async_eval([&largest])?;
+            any = Some(largest);
         }
-        let Signs { stop, is_late, is_saving } = own;
-        let stop = REASONS.iter().position(|reason| *reason == stop).unwrap_or_default() as i32;
-        let own = [stop, i32::from(is_late), i32::from(is_saving)];
-        let any = self.group.all_max(&Array::from_slice(&own, &[3]))?;
-        self.group.eval("the other ranks after a step", from_ref(&any))?;
-        let &[stop, is_late, is_saving] = any.try_as_slice::<i32>()? else {
-            return Err(Error::message("MLX lost what ranks agree on"));
-        };
-        let stop = REASONS.get(stop as usize).copied().flatten();
-        Ok(Signs { stop, is_late: is_late > 0, is_saving: is_saving > 0 })
+        Ok(Question { group: self.group.clone(), own, any })
     }
 
     /// The texts of all ranks, in their order.

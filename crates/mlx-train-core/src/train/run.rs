@@ -2,7 +2,8 @@
 
 use super::{
     Evaluation, Event, Finished, Metric, NonFinite, Outcome, Resume, SpikeAction, Started,
-    StepOutput, StopReason, StopSignal, TrainConfig, TrainError, TrainStep, Trained, Trainer,
+    StepAhead, StepOutput, StopReason, StopSignal, TrainConfig, TrainError, TrainStep, Trained,
+    Trainer,
     checkpointing::Checkpointing,
     clock::Clock,
     evaluate::evaluate_batches,
@@ -11,7 +12,7 @@ use super::{
     memory_check::check_memory,
     profiling::Profiling,
     progress::{Progress, SavedRun, StepNumbers},
-    ranks::{Ranks, Signs},
+    ranks::{Question, Ranks, Signs},
     restore_point::{RestorePoint, RunState},
     resume::{self, Difference},
     shared_loading,
@@ -76,6 +77,8 @@ pub(super) struct Run<'a, M: BaseModel + ?Sized> {
     stop: StopSignal,
     began: Instant,
     clock: Clock,
+    /// What all ranks knew after the last step.
+    agreed: Signs,
     deadline: Option<Instant>,
     on_event: Box<dyn FnMut(&Event<'_>) + 'a>,
     /// Where a `fast_dev_run` saves.
@@ -86,7 +89,7 @@ pub(super) struct Run<'a, M: BaseModel + ?Sized> {
 struct Begun {
     step: u64,
     learning_rate: f64,
-    output: StepOutput,
+    ahead: StepAhead,
     /// Ends when the step does.
     span: OpenSpan,
 }
@@ -126,14 +129,18 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
                 self.begin_step()?
             };
             if self.may_run_ahead() {
+                let question = self.ranks.ask(self.signs())?;
                 // What is wrong with the next step is told after this one.
                 ahead = Some(self.begin_step());
                 self.end_step(begun)?;
+                self.heed(question)?;
                 continue;
             }
             let numbers = self.end_step(begun)?;
             self.end_profile_if_due()?;
-            let signs = self.agree()?;
+            let question = self.ranks.ask(self.signs())?;
+            self.heed(question)?;
+            let signs = self.agreed;
             end = self.end(signs);
             match numbers {
                 Some(numbers) => self.report_if_due(&numbers, end)?,
@@ -167,37 +174,36 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
             }
             batch
         });
-        let output = if self.config.run_ahead {
-            self.step.run_ahead(micro_batches, learning_rate)?
-        } else {
-            self.step.run(micro_batches, learning_rate)?
-        };
-        if let Some(warning) = &output.warning {
-            (self.on_event)(&Event::Warning(warning));
-        }
-        Ok(Begun { step: self.step_number(), learning_rate, output, span })
+        let ahead = self.step.run_ahead(micro_batches, learning_rate)?;
+        Ok(Begun { step: self.step_number(), learning_rate, ahead, span })
     }
 
     /// Whether the next step may be begun before the numbers of this one are read: nothing is done between them, and
-    /// nothing that the numbers can say changes what the next one is.
+    /// nothing that the numbers can say changes what the next one is. Ranks decide the same, by what all know.
     fn may_run_ahead(&self) -> bool {
         let step = self.step_number();
         let &TrainConfig { run_ahead, log_every, eval_every, .. } = &self.config;
-        let is_saved = self.checkpointing.as_ref().is_some_and(|checkpointing| {
-            checkpointing.is_due(step, false, false, checkpointing.is_late())
-        });
+        // Of several ranks, what they agreed on after the step before.
+        let signs = if self.ranks.is_alone() { self.signs() } else { self.agreed };
+        let is_saved = self
+            .checkpointing
+            .as_ref()
+            .is_some_and(|it| it.is_due(step, false, false, signs.is_late));
         run_ahead
-            && self.ranks.is_alone()
             && self.restore_point.is_none()
             && self.profiling.is_none()
             && !(is_due(step, log_every, self.is_over()) || is_due(step, eval_every, false))
             && !is_saved
-            && self.stop_reason().is_none()
+            && signs.stop.is_none()
     }
 
     /// Waits for the numbers of a step and looks at them; `None` when the run goes back to an earlier one.
     fn end_step(&mut self, begun: Begun) -> Result<Option<StepNumbers>> {
-        let Begun { step, learning_rate, output, span } = begun;
+        let Begun { step, learning_rate, ahead, span } = begun;
+        let output = ahead.wait()?;
+        if let Some(warning) = &output.warning {
+            (self.on_event)(&Event::Warning(warning));
+        }
         let numbers = StepNumbers::read(step, learning_rate, &output)?;
         drop(span);
         let (waited, computed) = self.clock.lap(&self.feed);
@@ -214,19 +220,23 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         Ok(goes_on.then_some(numbers))
     }
 
-    /// What any rank knows that all have to act on.
-    fn agree(&mut self) -> Result<Signs> {
+    /// What this rank knows that all have to act on.
+    fn signs(&self) -> Signs {
         let checkpointing = self.checkpointing.as_ref();
-        let signs = self.ranks.agree_on(Signs {
+        Signs {
             stop: self.stop_reason(),
             is_late: checkpointing.is_some_and(Checkpointing::is_late),
             is_saving: checkpointing.is_some_and(Checkpointing::is_busy),
-        })?;
-        match &mut self.checkpointing {
-            Some(checkpointing) if !signs.is_saving => checkpointing.advance()?,
-            _ => {}
         }
-        Ok(signs)
+    }
+
+    /// Waits for what all ranks know.
+    fn heed(&mut self, question: Question) -> Result<()> {
+        self.agreed = question.answer()?;
+        match &mut self.checkpointing {
+            Some(checkpointing) if !self.agreed.is_saving => checkpointing.advance(),
+            _ => Ok(()),
+        }
     }
 
     /// When the last step that is recorded is over, measures the layers and writes the trace.
@@ -573,6 +583,7 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
             stop: trainer.stop,
             began,
             clock,
+            agreed: Signs::default(),
             deadline,
             on_event: trainer.on_event,
             temporary: None,

@@ -6,7 +6,7 @@ use mlx_rs::{
     ops::tanh,
 };
 use mlx_train_core::{
-    Array, Result, Shard,
+    Array, Error, Result, Shard,
     config::ModelConfig,
     data::InMemory,
     distributed::{Group, Mesh, Parallelism, PipelineBlocks},
@@ -325,6 +325,45 @@ fn a_stop_asked_of_one_rank_stops_all_after_the_same_step_with_one_checkpoint() 
         let list = Checkpoints::open(folder.checkpoints())?.list()?;
         assert_eq!(list.len(), 1);
         assert_eq!(list[0].verify(Check::Hashes)?.ranks, 2);
+        group.barrier()
+    });
+}
+
+#[test]
+fn ranks_run_ahead_with_the_same_numbers_to_the_last_bit() {
+    run("run::ranks_run_ahead_with_the_same_numbers_to_the_last_bit", 2, |group| {
+        for layout in ["dp=2", "fsdp=2", "tp=2", "pp=2"] {
+            let mesh = Mesh::new(group, layout.parse()?)?;
+            let left = |setting| {
+                let settings = ["log_every=4", "eval_every=5", "steps=12", setting];
+                Ok::<_, Error>(train(&mesh, config(&settings), 0.3, |it| it)?.0)
+            };
+            let waits = left("run_ahead=false")?;
+            assert_eq!(waits.losses.len(), 3);
+            assert_eq!(left("run_ahead=true")?, waits, "{layout}");
+        }
+        group.barrier()
+    });
+}
+
+#[test]
+fn ranks_that_run_ahead_stop_after_the_same_step() {
+    let test = "run::ranks_that_run_ahead_stop_after_the_same_step";
+    let folder = Folder::new("stop-ahead");
+    run(test, 2, |group| {
+        let mesh = Mesh::new(group, Parallelism::data(2))?;
+        let stop = StopSignal::new();
+        if !group.is_first() {
+            stop.request();
+        }
+        let (checkpoints, config) =
+            (folder.of_rank(group), config(&["log_every=100", "eval_every=0"]));
+        let (_, trained) =
+            train(&mesh, config, 0.0, |trainer| saving(trainer, checkpoints).stop_on(stop))?;
+        // All have begun the second step when they hear of it.
+        assert_eq!(trained.step, 2);
+        let list = Checkpoints::open(folder.checkpoints())?.list()?;
+        assert_eq!(list.iter().map(|entry| entry.step).collect::<Vec<_>>(), [2]);
         group.barrier()
     });
 }

@@ -22,12 +22,19 @@ fn eight_steps<M: BaseModel>(
     ahead: bool,
 ) -> Result<Left> {
     let mut step = TrainStep::new(&mut model, adamw()?, 7, options.clone())?;
-    let mut outputs = Vec::new();
+    let (mut outputs, mut begun) = (Vec::new(), Vec::new());
     for at in 0..8 {
         let batches: Vec<_> = (0..=at % 2).map(|part| make(10 * at + part)).collect();
-        outputs.push(if ahead { step.run_ahead(batches, 0.02)? } else { step.run(batches, 0.02)? });
+        if ahead {
+            begun.push(step.run_ahead(batches, 0.02)?);
+        } else {
+            outputs.push(step.run(batches, 0.02)?);
+        }
     }
-    // Read after the last has been begun.
+    // Waited for after the last has been begun.
+    for ahead in begun {
+        outputs.push(ahead.wait()?);
+    }
     let numbers = outputs.iter().flat_map(|it| [&it.loss.value, &it.grad_norm]).map(bits).collect();
     Ok((numbers, arrays(&step)?))
 }

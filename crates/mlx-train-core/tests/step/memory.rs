@@ -91,7 +91,7 @@ fn a_step_does_not_hold_two_copies_and_micro_batches_cost_nothing() -> Result<()
     let batch_of_two = batch(2)?;
     Memory::reset_peak()?;
     for _ in 0..4 {
-        step.run_ahead([Ok(batch_of_two.clone())], 0.01)?;
+        drop(step.run_ahead([Ok(batch_of_two.clone())], 0.01)?);
     }
     let ahead = Memory::now()?.peak_bytes;
     drop(step);

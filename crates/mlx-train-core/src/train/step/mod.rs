@@ -20,7 +20,7 @@ mod update;
 pub(super) use costs::count_blocks;
 pub use layout::StatePlacements;
 pub use options::{Communication, CompileMode, NonFinite, StepOptions};
-pub use output::{NotFiniteGradients, StageTimes, StepOutput};
+pub use output::{NotFiniteGradients, StageTimes, StepAhead, StepOutput};
 pub use precision::Precision;
 pub use state::{StateArrays, TrainState};
 
@@ -208,20 +208,20 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     }
 
     /// As [`TrainStep::run`], but returns while the device still computes, so that the next step can be given to it
-    /// meanwhile and it never waits for the host. Reading an array of the output waits until it is there.
+    /// meanwhile and it never waits for the host.
     ///
-    /// The numbers are those of [`TrainStep::run`] to the last bit. Where several ranks take the step together, or its
-    /// spans are recorded, it waits as that does.
+    /// The numbers are those of [`TrainStep::run`] to the last bit. Where spans are recorded it waits as that does.
+    /// All ranks of a group run ahead by as much as each other.
     ///
     /// ```no_run
     /// # use mlx_train_core::{Result, data::Batch, model::BaseModel, train::TrainStep};
     /// # fn example(mut step: TrainStep<'_, dyn BaseModel>, batches: Vec<Batch>) -> Result<()> {
     /// let mut before = None;
     /// for batch in batches {
-    ///     let output = step.run_ahead([Ok(batch)], 1e-3)?;
+    ///     let ahead = step.run_ahead([Ok(batch)], 1e-3)?;
     ///     // The loss of the step before, while this one is computed.
-    ///     if let Some(loss) = before.replace(output.loss) {
-    ///         println!("{}", loss.value);
+    ///     if let Some(before) = before.replace(ahead) {
+    ///         println!("{}", before.wait()?.loss.value);
     ///     }
     /// }
     /// # Ok(()) }
@@ -233,12 +233,13 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         &mut self,
         micro_batches: impl IntoIterator<Item = Result<Batch>>,
         learning_rate: f64,
-    ) -> Result<StepOutput> {
-        let waits = profile::splits_steps() || !self.program.layout.mesh.all().is_alone();
-        let wait = if waits { Wait::ForAll } else { Wait::ForNothing };
-        self.take(micro_batches, learning_rate, wait)
+    ) -> Result<StepAhead> {
+        let wait = if profile::splits_steps() { Wait::ForAll } else { Wait::ForNothing };
+        let output = self.take(micro_batches, learning_rate, wait)?;
+        Ok(StepAhead { output, group: self.program.layout.mesh.all().clone() })
     }
 
+    /// Takes a step, and waits for as much of it as it is told.
     fn take(
         &mut self,
         micro_batches: impl IntoIterator<Item = Result<Batch>>,
@@ -264,40 +265,36 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
             TrainState { step: self.state.step + 1, names: self.state.names.clone(), carried };
 
         let Report { loss, grad_norm, finite, squared_grad_norms } = report;
-        let reported = [&loss.value, &loss.weight, &grad_norm, &finite];
-        let reported = reported.into_iter().chain(&squared_grad_norms);
-        let state = self.state.carried.arrays();
-        let all = self.program.layout.mesh.all();
-        let _deadline = all.deadline("the gradients of all ranks")?;
-        if !self.whole.is_compiled() {
-            self.start_in_order(&values, reported.clone())?;
-        }
-        let computed = values.iter().chain(&state).chain(reported);
-        match wait {
-            Wait::ForAll => ffi::eval(computed)?,
-            Wait::ForNothing => ffi::async_eval(computed)?,
-        }
-
-        let functions = [&mut self.whole, &mut self.accumulate, &mut self.finish];
-        let mut warning = None;
-        let mut traces = 0;
-        for function in functions {
-            traces += function.num_traces();
-            warning = warning.or(function.take_refusal());
-        }
-        let parameter_names = Rc::clone(&self.program.reported);
-        let warning = warning
-            .map(|refused| format!("{refused}; this batch and others of new kinds run without"));
-        Ok(StepOutput {
+        let mut output = StepOutput {
             loss,
             grad_norm,
             squared_grad_norms,
             finite,
-            parameter_names,
-            traces,
-            warning,
+            parameter_names: Rc::clone(&self.program.reported),
+            traces: 0,
+            warning: None,
             stage_times: self.stage_times,
-        })
+        };
+        for function in [&mut self.whole, &mut self.accumulate, &mut self.finish] {
+            output.traces += function.num_traces();
+            let refused = function.take_refusal().map(|refused| {
+                format!("{refused}; this batch and others of new kinds run without")
+            });
+            output.warning = output.warning.or(refused);
+        }
+
+        let state = self.state.carried.arrays();
+        let all = self.program.layout.mesh.all();
+        let _deadline = all.deadline("the gradients of all ranks")?;
+        if !self.whole.is_compiled() {
+            self.start_in_order(&values, output.arrays())?;
+        }
+        let computed = values.iter().chain(&state).chain(output.arrays());
+        match wait {
+            Wait::ForAll => ffi::eval(computed)?,
+            Wait::ForNothing => ffi::async_eval(computed)?,
+        }
+        Ok(output)
     }
 
     /// Starts to compute the update a few parameters at a time, so that only these have temporary arrays. MLX

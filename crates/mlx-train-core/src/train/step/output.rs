@@ -1,6 +1,6 @@
 //! What a step leaves for a report.
 
-use crate::{Result, model::Loss};
+use crate::{Result, distributed::Group, model::Loss};
 use mlx_rs::Array;
 use std::{fmt, rc::Rc, time::Duration};
 
@@ -27,6 +27,28 @@ pub struct StepOutput {
     pub stage_times: Option<StageTimes>,
 }
 
+/// A step that the device computes.
+#[derive(Debug)]
+#[must_use = "its numbers come when it is waited for"]
+pub struct StepAhead {
+    pub(super) output: StepOutput,
+    /// The ranks that take it together.
+    pub(super) group: Group,
+}
+
+impl StepAhead {
+    /// Waits until the numbers of the step are there; its weights may still be computed. A rank that waits longer for
+    /// the others than the group's limit ends.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn wait(self) -> Result<StepOutput> {
+        let Self { output, group } = self;
+        group.eval("the gradients of all ranks", output.arrays())?;
+        Ok(output)
+    }
+}
+
 /// How long a stage of a pipeline took for the micro-batches of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StageTimes {
@@ -50,6 +72,12 @@ pub struct NotFiniteGradients {
 }
 
 impl StepOutput {
+    /// Every array of it.
+    pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> + Clone {
+        let Self { loss, grad_norm, finite, squared_grad_norms, .. } = self;
+        [&loss.value, &loss.weight, grad_norm, finite].into_iter().chain(squared_grad_norms)
+    }
+
     /// Whether loss and gradient norm are finite, which [`StepOutput::finite`] says as an array.
     ///
     /// # Errors
