@@ -33,4 +33,4 @@ pub(crate) use checkpoint::{
 pub(crate) use error::lines as mismatch_lines;
 pub use error::{Mismatch, StoreError};
 pub(crate) use slices::Slices;
-pub use weights::{IsOptional, LoadOptions, Rename, load_weights, save_weights};
+pub use weights::{IsOptional, LoadOptions, Rename, StoredWeights, load_weights, save_weights};

@@ -7,7 +7,7 @@ use super::{
     save_arrays,
 };
 use crate::Result;
-use mlx_rs::{Array, module::ModuleParameters};
+use mlx_rs::{Array, Dtype, module::ModuleParameters};
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
@@ -90,43 +90,91 @@ pub fn load_weights(
     options: &LoadOptions<'_>,
 ) -> Result<()> {
     let path = path.as_ref();
-    let mut file = open(path, options.averaged)?;
-    let mut parameters = model.parameters_mut().flatten();
-    let sources = match_names(&file, path, &parameters, options)?;
-    if options.one_by_one {
-        for in_file in sources.values() {
-            file.check(in_file)?;
-        }
-    }
-    let mut read = |parameter: &Array, in_file: &str| -> Result<Array> {
-        let array = file.read(in_file)?.as_dtype(parameter.dtype())?;
-        array.eval()?;
-        Ok(array)
+    let mut weights = if options.one_by_one {
+        StoredWeights::open(model, path, options)?
+    } else {
+        StoredWeights::matched(model, path, options)?
     };
-
+    let mut parameters = model.parameters_mut().flatten();
     if options.one_by_one {
-        for (name, in_file) in &sources {
-            if let Some(parameter) = parameters.remove(name.as_str()) {
-                *parameter = read(parameter, in_file).map_err(|source| {
-                    let (path, source) = (path.to_owned(), Box::new(source));
-                    StoreError::Mixture { path, source }
-                })?;
+        for (name, parameter) in &mut parameters {
+            let read = weights.read(name, parameter.dtype()).map_err(|source| {
+                let (path, source) = (path.to_owned(), Box::new(source));
+                StoreError::Mixture { path, source }
+            })?;
+            if let Some(array) = read {
+                **parameter = array;
             }
         }
         return Ok(());
     }
     // Nothing is assigned until all is read: the last array may be the one that cannot be.
-    let mut loaded = Vec::with_capacity(sources.len());
-    for (name, in_file) in &sources {
-        if let Some(parameter) = parameters.remove(name.as_str()) {
-            let array = read(parameter, in_file)?;
-            loaded.push((parameter, array));
-        }
+    let mut loaded = Vec::with_capacity(parameters.len());
+    for (name, parameter) in parameters {
+        let array = weights.read(&name, parameter.dtype())?;
+        loaded.extend(array.map(|array| (parameter, array)));
     }
     for (parameter, array) in loaded {
         *parameter = array;
     }
     Ok(())
+}
+
+/// Weights on disk that fit a model, of which nothing is read yet: [`load_weights`] for a model that need not be in
+/// memory whole.
+///
+/// [`Trainer::weights`](crate::train::Trainer::weights) takes them.
+#[derive(Debug)]
+pub struct StoredWeights {
+    file: ArraySet,
+    /// The name in the file of each parameter that it holds.
+    sources: BTreeMap<String, String>,
+}
+
+impl StoredWeights {
+    /// Opens weights for a model, as [`load_weights`] does, and checks what can be checked before they are read.
+    ///
+    /// `options.one_by_one` has no effect.
+    ///
+    /// # Errors
+    /// As [`load_weights`], of which only a disk that fails is left for later.
+    pub fn open(
+        model: &(impl ModuleParameters + ?Sized),
+        path: impl AsRef<Path>,
+        options: &LoadOptions<'_>,
+    ) -> Result<Self> {
+        let mut weights = Self::matched(model, path.as_ref(), options)?;
+        for in_file in weights.sources.values() {
+            weights.file.check(in_file)?;
+        }
+        Ok(weights)
+    }
+
+    fn matched(
+        model: &(impl ModuleParameters + ?Sized),
+        path: &Path,
+        options: &LoadOptions<'_>,
+    ) -> Result<Self> {
+        let file = open(path, options.averaged)?;
+        let sources = match_names(&file, path, &model.parameters().flatten(), options)?;
+        Ok(Self { file, sources })
+    }
+
+    /// Whether they hold a parameter; those that may be missing keep their values.
+    pub(crate) fn holds(&self, parameter: &str) -> bool {
+        self.sources.contains_key(parameter)
+    }
+
+    /// A parameter in this dtype, evaluated; `None` where they do not hold it.
+    ///
+    /// # Errors
+    /// As [`ArraySet::read`].
+    pub(crate) fn read(&mut self, parameter: &str, dtype: Dtype) -> Result<Option<Array>> {
+        let Some(in_file) = self.sources.get(parameter) else { return Ok(None) };
+        let array = self.file.read(in_file)?.as_dtype(dtype)?;
+        array.eval()?;
+        Ok(Some(array))
+    }
 }
 
 /// The arrays of weights that a path stands for.
@@ -150,7 +198,7 @@ fn open(path: &Path, averaged: bool) -> Result<ArraySet> {
 fn match_names(
     file: &ArraySet,
     path: &Path,
-    parameters: &HashMap<Rc<str>, &mut Array>,
+    parameters: &HashMap<Rc<str>, &Array>,
     options: &LoadOptions<'_>,
 ) -> Result<BTreeMap<String, String>> {
     let mut sources = BTreeMap::new();

@@ -6,7 +6,6 @@ use super::{
     Trainer,
     checkpointing::Checkpointing,
     clock::Clock,
-    evaluate::evaluate_batches,
     events::SkippedStep,
     feed::Feed,
     memory_check::check_memory,
@@ -18,6 +17,7 @@ use super::{
     shared_loading,
     shared_saving::{Holdings, SharedSaver},
     stages::StageCut,
+    step::Origin,
 };
 use crate::{
     Error, Result,
@@ -362,15 +362,8 @@ impl<M: BaseModel + ?Sized> Run<'_, M> {
         };
         let began = Instant::now();
         let span = profile::span(Phase::Evaluation);
-        let (part, parts) = (self.mesh.data().rank(), self.mesh.data().world_size());
-        let batches = data::parts_of_batches(held_out, self.config.batch_size, part, parts);
+        let batches = held_out_batches(held_out, &self.config, &self.mesh);
         let batches = batches.take(if self.config.fast_dev_run { 1 } else { usize::MAX });
-        // As in a step, or float inputs would take the computation to f32.
-        let precision = self.config.precision;
-        let batches = batches.map(|batch| {
-            let (batch, counts) = batch?;
-            Ok((precision.batch_to_compute(batch)?, counts))
-        });
         let evaluation = self.step.evaluate_parts(batches, &mut self.metrics)?;
         self.step.model().training_mode(true);
         drop(span);
@@ -526,8 +519,8 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         // What one rank is refused for ends all, before they wait for each other.
         let prepared = Prepared::of(&mut trainer, loader);
         let prepared = ranks.agree(prepared)?;
-        let Prepared { loader, optimizer, given, first, warnings } = prepared;
-        let Trainer { model, mut config, schedule, held_out, metrics, mesh, .. } = trainer;
+        let Prepared { loader, optimizer, given, sanity, first, warnings } = prepared;
+        let Trainer { model, mut config, schedule, held_out, metrics, mesh, weights, .. } = trainer;
         if !ranks.is_alone() {
             // Each rank chose for itself what `auto` stands for.
             let policy = ranks.text_of_first(|| config.gradient_checkpointing.to_string())?;
@@ -548,7 +541,13 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
             let decided = StageCut::decide(&ranks, &mesh, model, first.as_ref(), &options, saved)?;
             options.pipeline.blocks = Some(cut.insert(decided).blocks.clone());
         }
-        let step = TrainStep::parallel(&mesh, model, optimizer, config.seed, options)?;
+        let is_resumed = trainer.resume.is_some() && !config.fast_dev_run;
+        let origin = match weights {
+            _ if is_resumed => Origin::Checkpoint,
+            Some(weights) => Origin::Weights(weights),
+            None => Origin::Model,
+        };
+        let step = TrainStep::from_origin(&mesh, model, optimizer, config.seed, options, origin)?;
         let holdings = if ranks.is_alone() {
             Holdings::default()
         } else {
@@ -590,6 +589,10 @@ impl<'a, M: BaseModel + ?Sized> Run<'a, M> {
         };
         let resumed =
             run.open_checkpoints(trainer.checkpoints, trainer.resume.as_ref(), &trainer.allowed)?;
+        if !sanity.is_empty() {
+            // As evaluations are, with as much of the model on each rank.
+            run.step.evaluate_parts(sanity.into_iter().map(Ok), &mut run.metrics)?;
+        }
         let (config, steps, num_rows) = (&run.config, run.steps, run.feed.num_rows());
         let started = Started { config, steps, num_parameters, num_trainable, num_rows };
         (run.on_event)(&Event::Started(started));
@@ -731,6 +734,8 @@ struct Prepared<'a> {
     optimizer: Box<dyn Optimizer + 'a>,
     /// The config of everything, as it was given.
     given: Value,
+    /// This rank's part of what is evaluated before the first step.
+    sanity: Vec<(Batch, bool)>,
     /// What the stages of a pipeline look at the model with.
     first: Option<Batch>,
     warnings: Vec<String>,
@@ -766,17 +771,30 @@ impl<'a> Prepared<'a> {
         let does_not_fit = check_memory(*model, config, &optimizer, batch, Machine::here()?);
         config.memory.memory_check = checks;
         let does_not_fit = does_not_fit?;
-        if let Some(held_out) = held_out.filter(|_| config.sanity_batches > 0) {
-            let batches = data::batches(held_out, config.batch_size).take(config.sanity_batches);
-            let batches = batches.map(|batch| Ok((batch?, true)));
-            // Nothing is divided yet, so each rank does it by itself.
-            evaluate_batches(*model, batches, metrics, &Mesh::alone())?;
-        }
+        let sanity = held_out.iter().flat_map(|held_out| {
+            held_out_batches(*held_out, config, mesh).take(config.sanity_batches)
+        });
+        let sanity = sanity.collect::<Result<_>>()?;
         let is_pipelined = !mesh.pipeline().is_alone();
         let first = is_pipelined.then(|| loader.peek()).flatten().transpose()?;
         let warnings = memory_warning.into_iter().chain(does_not_fit).collect();
-        Ok(Self { loader, optimizer, given, first, warnings })
+        Ok(Self { loader, optimizer, given, sanity, first, warnings })
     }
+}
+
+/// This rank's part of the batches of held-out data, and whether each counts.
+fn held_out_batches<'d>(
+    held_out: &'d dyn Dataset,
+    config: &TrainConfig,
+    mesh: &Mesh,
+) -> impl Iterator<Item = Result<(Batch, bool)>> + use<'d> {
+    let (part, parts) = (mesh.data().rank(), mesh.data().world_size());
+    // As in a step, or float inputs would take the computation to f32.
+    let precision = config.precision;
+    data::parts_of_batches(held_out, config.batch_size, part, parts).map(move |batch| {
+        let (batch, counts) = batch?;
+        Ok((precision.batch_to_compute(batch)?, counts))
+    })
 }
 
 /// How the run that goes on was cut, as its checkpoint says, to rank 0; what is wrong with that is told when it is

@@ -12,7 +12,7 @@ use crate::{
     distributed::Mesh,
     model::{BaseModel, Loss},
     optim::{Optimizer, Schedule},
-    store::Checkpoints,
+    store::{Checkpoints, StoredWeights},
 };
 use mlx_rs::Array;
 use std::fmt;
@@ -40,6 +40,7 @@ pub struct Trainer<'a, M: BaseModel + ?Sized> {
     pub(super) optimizer: Option<Box<dyn Optimizer + 'a>>,
     pub(super) held_out: Option<&'a dyn Dataset>,
     pub(super) metrics: Vec<Metric<'a>>,
+    pub(super) weights: Option<StoredWeights>,
     pub(super) checkpoints: Option<Checkpoints>,
     pub(super) resume: Option<Resume>,
     pub(super) allowed: Vec<String>,
@@ -64,6 +65,7 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
             optimizer: None,
             held_out: None,
             metrics: Vec::new(),
+            weights: None,
             checkpoints: None,
             resume: None,
             allowed: Vec::new(),
@@ -118,6 +120,16 @@ impl<'a, M: BaseModel + ?Sized> Trainer<'a, M> {
     ) -> Self {
         self.metrics.push(Metric::new(name, measure));
         self
+    }
+
+    /// Starts with weights on disk in the place of the model's own.
+    ///
+    /// They are read one after the other, by rank 0, and each rank keeps its parts: with this, and a model of which
+    /// nothing is computed yet (layers only record how their weights are drawn), a run over ranks starts in the memory
+    /// of its parts and of one whole parameter. A run that is [resumed](Trainer::resume) does not need them.
+    #[must_use]
+    pub fn weights(self, weights: StoredWeights) -> Self {
+        Self { weights: Some(weights), ..self }
     }
 
     /// Saves to this folder, when `checkpoint` of the config says so, at the end, and when the run stops.
@@ -204,6 +216,7 @@ impl<M: BaseModel + ?Sized> fmt::Debug for Trainer<'_, M> {
             .field("schedule", &self.schedule)
             .field("optimizer", &self.optimizer)
             .field("metrics", &self.metrics)
+            .field("weights", &self.weights)
             .field("checkpoints", &self.checkpoints)
             .field("resume", &self.resume)
             .finish_non_exhaustive()

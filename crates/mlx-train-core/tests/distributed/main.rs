@@ -14,6 +14,7 @@ mod pipeline;
 mod ranks;
 mod run;
 mod split_model;
+mod start;
 mod tensor;
 mod trained;
 mod vocabulary;

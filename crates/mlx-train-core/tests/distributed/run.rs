@@ -156,10 +156,10 @@ fn train(
 }
 
 /// A folder that all ranks of a test know, and the test itself.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let is_rank = env::var_os("MLX_RANK").is_some();
         let test = if is_rank { parent_id() } else { process::id() };
         let path = env::temp_dir().join(format!("mlx-train-test-{name}-{test}"));
@@ -169,7 +169,7 @@ impl Folder {
         Self(path)
     }
 
-    fn checkpoints(&self) -> PathBuf {
+    pub fn checkpoints(&self) -> PathBuf {
         self.0.join("checkpoints")
     }
 
@@ -181,7 +181,7 @@ impl Folder {
             .then(|| Checkpoints::open(&path).or_else(|_| Checkpoints::create(&path)).unwrap())
     }
 
-    fn latest(&self) -> PathBuf {
+    pub fn latest(&self) -> PathBuf {
         Location::find(self.checkpoints()).unwrap().entry().unwrap().path
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     profile::{Bytes, Memory, TransformerFlops},
     rng,
     run::{RunFolder, RunRecorder},
-    store::{Checkpoints, LoadOptions, load_weights, save_weights},
+    store::{Checkpoints, LoadOptions, StoredWeights, save_weights},
     summary::Summary,
     train::{
         Event, Outcome, ProfileOptions, Resume, RunDescription, StopReason, TrainError, Trained,
@@ -144,6 +144,8 @@ struct Run {
     settings: Settings,
     data: Data,
     model: Box<dyn BaseModel>,
+    /// What the model starts with in the place of weights that are drawn.
+    weights: Option<StoredWeights>,
     mesh: Mesh,
     /// Of rank 0, which writes for all.
     place: Option<Place>,
@@ -193,9 +195,8 @@ impl Run {
         let mesh = mesh_of(&settings, group)?;
         let data = settings.data.load()?;
         let mut model = rng::scope(&rng::key(settings.train.seed)?, || settings.model.build())?;
-        if let Some(path) = &args.weights {
-            start_from(model.as_mut(), path)?;
-        }
+        let weights = args.weights.as_deref().map(|path| weights_for(model.as_ref(), path));
+        let weights = weights.transpose()?;
         check_language_model(&settings, &data, model.as_mut())?;
         if has_copies(&mesh) {
             check_memory(model.as_ref())?;
@@ -215,12 +216,13 @@ impl Run {
             metal_capture: args.metal_capture.clone(),
         });
         let allowed = args.allow.clone();
-        Ok(Self { settings, data, model, mesh, place, resume, allowed, profile })
+        Ok(Self { settings, data, model, weights, mesh, place, resume, allowed, profile })
     }
 
     /// Trains; rank 0 saves, and tells the results.
     fn train(self) -> Result<Option<String>> {
-        let Self { settings, data, mut model, mesh, place, resume, allowed, profile } = self;
+        let Self { settings, data, mut model, weights, mesh, place, resume, allowed, profile } =
+            self;
         let name = settings.model.model().name();
         let is_language_model = model.as_language_model().is_some();
         let flops = flops(&settings, model.as_ref());
@@ -230,6 +232,9 @@ impl Run {
             .describe(RunDescription::new(name, settings.to_json()))
             .allow(allowed)
             .stop_on(stop_on_signal(place.is_some())?);
+        if let Some(weights) = weights {
+            trainer = trainer.weights(weights);
+        }
         if let Some(resume) = resume {
             trainer = trainer.resume(resume);
         }
@@ -338,8 +343,8 @@ fn stopped(step: u64, unsaved: Option<u64>, folder: &RunFolder, ranks: usize) ->
     Ok(format!("Stopped after step {step} and saved it\n\nGo on with:\n  {command}"))
 }
 
-/// Loads weights of any float dtype, which need not hold the adapters of the model.
-fn start_from(model: &mut dyn BaseModel, path: &Path) -> Result<()> {
+/// Weights of any float dtype, which need not hold the adapters of the model; nothing of them is read yet.
+fn weights_for(model: &dyn BaseModel, path: &Path) -> Result<StoredWeights> {
     // Llama's older files hold wavelengths, which are computed here.
     let rename = |name: &str| (!name.ends_with("rotary_emb.inv_freq")).then(|| name.to_owned());
     let options = LoadOptions {
@@ -349,7 +354,7 @@ fn start_from(model: &mut dyn BaseModel, path: &Path) -> Result<()> {
         one_by_one: true,
         averaged: false,
     };
-    load_weights(model, path, &options)
+    StoredWeights::open(model, path, &options)
 }
 
 /// Where the settings come from: a run that goes on has those of its checkpoint.

@@ -1,7 +1,7 @@
 //! Which part of each array a rank holds.
 
 use super::{
-    StepOptions, TrainState,
+    Origin, StepOptions, TrainState,
     stage::{Stage, nothing},
 };
 use crate::{
@@ -88,35 +88,34 @@ impl Layout {
         Ok(Self { mesh: mesh.clone(), stage, trained: trained.into(), by_name })
     }
 
-    /// Gives the model of each rank its parts of the parameters of rank 0.
+    /// Gives the model of each rank its parts of the parameters that rank 0 begins with.
     ///
-    /// One after the other: no rank needs memory for more than its own parts and one whole parameter, besides the
-    /// whole ones that its model came with.
-    pub(super) fn take_parts_of_first<M>(&self, model: &mut M) -> Result<()>
+    /// One after the other: where the model was built and nothing of it computed yet, no rank needs memory for more
+    /// than its own parts and one whole parameter.
+    pub(super) fn begin<M>(&self, model: &mut M, origin: &mut Origin) -> Result<()>
     where
         M: ModuleParameters + ?Sized,
     {
         let all = self.mesh.all();
-        if all.is_alone() {
+        if all.is_alone() && !matches!(origin, Origin::Weights(_)) {
             return Ok(());
         }
         let names = parameters::names(model);
         let mut parameters = model.parameters_mut().flatten();
         for name in names {
             let Some(parameter) = parameters.get_mut(&name) else { continue };
-            // Ranks may have come to their own ones in different ways, by which MLX would order what follows.
-            ffi::eval([&**parameter])?;
-            let whole = all.broadcast(parameter, 0)?;
-            // A view would keep the whole.
-            let part = self.held(&name)?.placement.slice(&whole)?.contiguous()?;
-            drop(whole);
-            all.eval("the parameters of rank 0", [&part])?;
-            **parameter = if self.holds(&name) {
-                part
-            } else {
-                let shape = self.held(&name)?.shape_in_layers(&self.mesh);
-                nothing(&shape, part.dtype())?
+            let (held, dtype) = (self.held(&name)?, parameter.dtype());
+            if !self.holds(&name) {
+                let _others_take_it = origin.of_first(all, &name, parameter)?;
+                **parameter = nothing(&held.shape_in_layers(&self.mesh), dtype)?;
+                continue;
+            }
+            **parameter = match origin.of_first(all, &name, parameter)? {
+                // A view would keep the whole.
+                Some(whole) => held.placement.slice(&whole)?.contiguous()?,
+                None => nothing(&held.placement.local_shape(), dtype)?,
             };
+            ffi::eval([&**parameter])?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ mod gradients;
 mod layout;
 mod lent;
 mod options;
+mod origin;
 mod output;
 mod pipelined;
 mod precision;
@@ -20,6 +21,7 @@ mod update;
 pub(super) use costs::count_blocks;
 pub use layout::StatePlacements;
 pub use options::{Communication, CompileMode, NonFinite, StepOptions};
+pub(super) use origin::Origin;
 pub use output::{NotFiniteGradients, StageTimes, StepAhead, StepOutput};
 pub use precision::Precision;
 pub use state::{StateArrays, TrainState};
@@ -143,20 +145,34 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         seed: u64,
         options: StepOptions,
     ) -> Result<Self> {
+        Self::from_origin(mesh, model, optimizer, seed, options, Origin::Model)
+    }
+
+    /// As [`TrainStep::parallel`], with parameters that may come from elsewhere.
+    pub(super) fn from_origin(
+        mesh: &Mesh,
+        model: &'a mut M,
+        optimizer: impl Optimizer + 'a,
+        seed: u64,
+        options: StepOptions,
+        mut origin: Origin,
+    ) -> Result<Self> {
         options.check()?;
         let limit = options.limit(!mesh.pipeline().is_alone())?;
         let StepOptions { precision, ema_decay, .. } = options;
         let layout = Layout::new(mesh, model, &optimizer, &options)?;
         // Before the state, whose averaged weights begin with them.
-        layout.take_parts_of_first(model)?;
+        layout.begin(model, &mut origin)?;
         let holds = |name: &str| layout.holds(name);
         let state =
             TrainState::new(model, &optimizer, seed, precision, ema_decay.is_some(), holds)?;
         let trained = parameters::get(model, &state.names)?;
         let trained = trained.iter().map(|value| precision.to_parameter(value));
         let trained = trained.collect::<Result<Vec<_>>>()?;
-        let arrays = state.carried.arrays();
-        ffi::eval(trained.iter().chain(&arrays))?;
+        if !matches!(origin, Origin::Checkpoint) {
+            let arrays = state.carried.arrays();
+            ffi::eval(trained.iter().chain(&arrays))?;
+        }
         parameters::set(model, &state.names, &trained)?;
 
         let others = layout.names(model).into_iter();
