@@ -4,6 +4,10 @@ use super::{DistributedError, Group};
 use crate::{Array, Error, Result};
 use std::slice::from_ref;
 
+/// The exit status of a rank that ends because another one has failed, which says why: `EX_PROTOCOL` of `sysexits.h`,
+/// an error on the other side.
+pub const FOLLOWER_EXIT_STATUS: i32 = 76;
+
 impl Group {
     /// Bytes of each rank, as many as it likes, in the order of ranks.
     ///
@@ -35,7 +39,8 @@ impl Group {
     /// `result`, unless another rank has failed: then all have, and nobody waits for one that is gone.
     ///
     /// # Errors
-    /// That of this rank; or else [`DistributedError::Rank`] with that of the first one that failed.
+    /// That of this rank, unless an earlier one has the same to say; or else [`DistributedError::Rank`] with that of
+    /// the first one that failed.
     pub fn agree<T>(&self, result: Result<T>) -> Result<T> {
         if self.is_alone() {
             return result;
@@ -43,13 +48,16 @@ impl Group {
         // One byte more, so that a text of nothing is that of a rank that has not failed.
         let own = result.as_ref().err().map(|error| format!("!{error}")).unwrap_or_default();
         let failures = self.gather_bytes(own.as_bytes())?;
-        let value = result?;
-        match failures.iter().enumerate().find(|(_, text)| !text.is_empty()) {
-            Some((rank, text)) => {
+        let first = failures.iter().enumerate().find(|(_, text)| !text.is_empty());
+        match (result, first) {
+            (Err(error), Some((rank, text))) if rank == self.rank() || text != own.as_bytes() => {
+                Err(error)
+            }
+            (_, Some((rank, text))) => {
                 let reason = String::from_utf8_lossy(&text[1..]).into_owned();
                 Err(DistributedError::Rank { rank, reason }.into())
             }
-            None => Ok(value),
+            (result, None) => result,
         }
     }
 }

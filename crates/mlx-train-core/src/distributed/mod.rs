@@ -18,6 +18,7 @@ mod placement;
 mod shard;
 mod watch;
 
+pub use agreement::FOLLOWER_EXIT_STATUS;
 pub use backend::{Backend, MPI_LIBRARY};
 pub use error::DistributedError;
 pub use group::Group;

@@ -28,7 +28,7 @@ use crate::{
     distributed::{Mesh, Parallelism, PipelineBlocks},
     estimate::{Machine, Rows},
     ffi::{MetalCapture, device_info},
-    model::BaseModel,
+    model::{self, BaseModel},
     optim::{Optimizer, Schedule},
     profile::{self, Growing, LeakDetector, MemoryCheck, MemoryLimits, OpenSpan, Phase},
     store::{Check, Checkpoints, Entry, Loaded, Manifest, SaveOutcome, SharedFolder, Snapshot},
@@ -759,6 +759,8 @@ impl<'a> Prepared<'a> {
         let optimizer = trainer.optimizer.take();
         let optimizer = optimizer.map_or_else(|| config.optimizer.build(&config.groups), Ok)?;
         let given = trainer.description.with_train(config.to_value());
+        // Before ranks wait for each other, and as one refusal of all.
+        model::splits(*model, mesh.tensor().world_size())?;
         let data = mesh.data();
         let loader = loader.part(data.rank(), data.world_size())?;
         // What is wrong with the data, the first step says.

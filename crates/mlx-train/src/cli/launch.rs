@@ -3,8 +3,8 @@
 use super::{
     Failure,
     args::{self, Cli, Command, LaunchArgs, TrainArgs},
-    origin::Origin,
-    signals, train,
+    origin::{LAUNCHED_BY, Origin},
+    program_name, signals, train,
 };
 use crate::{
     Error, Result,
@@ -65,6 +65,7 @@ fn launch(args: &LaunchArgs) -> Result<Launch> {
     if let Some(folder) = &args.cwd {
         launch = launch.folder(folder);
     }
+    launch = launch.variable(&format!("{LAUNCHED_BY}={}", line([program_name().into()], [])))?;
     args.variables.iter().try_fold(launch, |launch, variable| launch.variable(variable))
 }
 
@@ -74,11 +75,19 @@ fn resume_command(args: &LaunchArgs) -> Option<String> {
     let run = run_folder(&train)?;
     let there = args.cwd.clone().unwrap_or_default().join(&run);
     Checkpoints::open(there.join("checkpoints")).ok()?.latest().ok()??;
-    let launcher = env::args_os().take_while(|word| word != "--");
     let words =
         ["--".into(), args.command[0].clone(), "train".into(), "--resume".into(), run.into()];
-    let words: Vec<OsString> = launcher.chain(words).collect();
-    Some(words.iter().map(|word| quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" "))
+    Some(line(env::args_os().take(1), words))
+}
+
+/// The launch of this process by a program, and what comes after it, as a shell takes it.
+fn line(
+    program: impl IntoIterator<Item = OsString>,
+    after: impl IntoIterator<Item = OsString>,
+) -> String {
+    let arguments = env::args_os().skip(1).take_while(|word| word != "--");
+    let words = program.into_iter().chain(arguments).chain(after);
+    words.map(|word| quoted(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
 }
 
 /// What `train` was asked for, if the command is one of a program with this command line.

@@ -25,7 +25,10 @@ mod settings;
 mod signals;
 mod train;
 
-use crate::{Error, Result, distributed::Backend};
+use crate::{
+    Error, Result,
+    distributed::{Backend, DistributedError, FOLLOWER_EXIT_STATUS},
+};
 use args::{Cli, Command};
 use clap::FromArgMatches;
 use signal_hook::low_level;
@@ -106,6 +109,9 @@ enum Failure {
 
 impl Failure {
     fn report(&self) -> String {
+        if let Some(what) = self.of_another_rank() {
+            return format!("stopped: {what}");
+        }
         match self {
             Self::Refused(error) | Self::Failed(error) => format!("error: {error:?}"),
             Self::Output(error) => format!("error: cannot write the output: {error}"),
@@ -114,8 +120,26 @@ impl Failure {
 
     fn exit_code(&self) -> i32 {
         match self {
+            _ if self.of_another_rank().is_some() => FOLLOWER_EXIT_STATUS,
             Self::Refused(_) => 2,
             Self::Failed(_) | Self::Output(_) => 1,
+        }
+    }
+
+    /// What has become of another rank, where this one ends for that alone; the other says why itself.
+    fn of_another_rank(&self) -> Option<String> {
+        match self {
+            Self::Refused(error) | Self::Failed(error) => match error {
+                Error::Distributed(DistributedError::Rank { rank, .. }) => {
+                    Some(format!("rank {rank} failed"))
+                }
+                // MLX's ring has no other name for it.
+                error if error.to_string().contains("[ring] connection to a peer was lost") => {
+                    Some("the connection to another rank was lost".into())
+                }
+                _ => None,
+            },
+            Self::Output(_) => None,
         }
     }
 }

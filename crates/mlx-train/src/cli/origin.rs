@@ -6,12 +6,13 @@ use super::{
 };
 use crate::{
     Error, Result,
+    distributed::Backend,
     run::{Environment, RunFolder},
     store::{Check, Checkpoints, Location},
     train::Resume,
 };
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -118,13 +119,20 @@ pub(super) fn new_folder(path: PathBuf, replace: bool) -> Result<(RunFolder, Che
     Ok((folder, checkpoints))
 }
 
-/// What goes on with a run of as many ranks, as a shell takes it.
+/// The variable in which `launch` tells ranks how it was started, as a shell takes it.
+pub(super) const LAUNCHED_BY: &str = "MLX_TRAIN_LAUNCHED_BY";
+
+/// What goes on with a run of as many ranks, as a shell takes it: started by what has started this process.
 pub(super) fn resume_command(run: &Path, ranks: usize) -> String {
-    let mut words =
-        [program_name(), "launch".into(), "-n".into(), ranks.to_string(), "--".into()].to_vec();
-    words.truncate(if ranks > 1 { words.len() } else { 0 });
-    words.extend([program_name(), "train".into(), "--resume".into(), run.display().to_string()]);
-    Environment { command: words, ..Environment::default() }.command_line()
+    let command = [program_name(), "train".into(), "--resume".into(), run.display().to_string()];
+    let command = Environment { command: command.to_vec(), ..Environment::default() };
+    let command = command.command_line();
+    match (Backend::of_environment(), env::var(LAUNCHED_BY)) {
+        (Some(_), Ok(launch)) => format!("{launch} -- {command}"),
+        _ if ranks <= 1 => command,
+        (Some(Backend::Mpi), Err(_)) => format!("mpirun -n {ranks} {command}"),
+        _ => format!("{} launch -n {ranks} -- {command}", program_name()),
+    }
 }
 
 /// The folder above; that of a relative path of one name is the current one.

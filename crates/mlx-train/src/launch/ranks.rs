@@ -6,7 +6,10 @@ use super::{
     lines::{self, Line},
     mpi,
 };
-use crate::{Error, Result, distributed::DEADLINE_EXIT_STATUS};
+use crate::{
+    Error, Result,
+    distributed::{DEADLINE_EXIT_STATUS, FOLLOWER_EXIT_STATUS},
+};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::{
     collections::BTreeMap,
@@ -34,6 +37,13 @@ const NO_PROGRAM: i32 = 127;
 /// How many lines wait to be passed on; a rank that writes more waits, too.
 const LINES: usize = 1000;
 
+/// After how many lines the reason of a failure may have left the screen, and is told again.
+const SCREEN: u64 = 20;
+
+/// How long ranks may take to end with one that fails before anything is said of it; and how long one that only
+/// follows another waits for that to be known.
+const TOGETHER: Duration = Duration::from_secs(1);
+
 /// How many letters of the last line of a rank are told again.
 const LAST_WORDS: usize = 300;
 
@@ -43,7 +53,8 @@ pub struct Ended {
     /// What the launch exits with: 0, or the status of the first rank that failed, 128 and the signal for one that
     /// a signal has killed.
     pub exit_code: i32,
-    /// Which rank failed first, how, and the last line that it wrote to standard error.
+    /// Which rank failed first and how; where other lines have come since, also the last one that it wrote to
+    /// standard error.
     pub failure: Option<String>,
 }
 
@@ -69,8 +80,9 @@ pub(super) enum Source {
 pub(super) struct Ranks {
     processes: Vec<Running>,
     lines: Receiver<Line>,
-    /// The last line of each rank on standard error.
-    last_errors: BTreeMap<usize, String>,
+    /// The last line of each rank on standard error, and how many lines of all had come by then.
+    last_errors: BTreeMap<usize, (String, u64)>,
+    num_lines: u64,
     failure: Option<Failure>,
 }
 
@@ -90,6 +102,8 @@ struct Failure {
     exit_code: i32,
     text: String,
     at: Instant,
+    /// Whether another rank has failed before, which is not known yet.
+    follows: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +117,7 @@ impl Ranks {
     pub(super) fn start(processes: Vec<Process>) -> Result<Self> {
         let (sender, lines) = mpsc::sync_channel(LINES);
         let (running, last_errors) = (Vec::new(), BTreeMap::new());
-        let mut this = Self { processes: running, lines, last_errors, failure: None };
+        let mut this = Self { processes: running, lines, last_errors, num_lines: 0, failure: None };
         for Process { source, mut command, signals } in processes {
             command.stdin(if signals.is_some() { Stdio::piped() } else { Stdio::null() });
             command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -150,7 +164,7 @@ impl Ranks {
         err: &mut dyn Write,
     ) -> Ended {
         let mut num_requests = 0;
-        let mut is_told = false;
+        let (mut is_ending, mut is_told) = (false, false);
         let mut ended_at: Option<Instant> = None;
         loop {
             let is_over = match self.lines.recv_timeout(INTERVAL) {
@@ -168,10 +182,16 @@ impl Ranks {
                 self.pass_on(&line, out, err);
             }
             self.look(limit);
-            if let Some(first) = self.failure.as_ref().filter(|_| !is_told) {
-                is_told = true;
-                _ = writeln!(err, "launch: {}; ending the other ranks", first.text);
-                self.order(Order::End);
+            if let Some(first) = &self.failure {
+                let waited = first.at.elapsed() > TOGETHER;
+                if waited && !is_told && self.processes.iter().any(|it| it.status.is_none()) {
+                    is_told = true;
+                    _ = writeln!(err, "launch: {}; ending the other ranks", first.text);
+                }
+                if !is_ending && (waited || !first.follows) {
+                    is_ending = true;
+                    self.order(Order::End);
+                }
             }
             if num_requests < stop.num_requests() {
                 self.order(if num_requests == 0 { Order::End } else { Order::Kill });
@@ -196,7 +216,8 @@ impl Ranks {
             return Ended { exit_code: 0, failure: None };
         };
         let said = rank.and_then(|rank| self.last_errors.get(&rank));
-        let said = said.map(|line| format!("; its last words: {line}")).unwrap_or_default();
+        let said = said.filter(|(_, at)| self.num_lines - at > SCREEN);
+        let said = said.map(|(line, _)| format!("; its last words: {line}")).unwrap_or_default();
         Ended { exit_code: *exit_code, failure: Some(format!("{text}{said}")) }
     }
 
@@ -215,9 +236,9 @@ impl Ranks {
                     (SIGNAL + Signal::STOP.as_raw(), format!("has been stopped for {seconds:.0} s"))
                 }),
             };
-            if let Some((exit_code, what)) = found.filter(|_| self.failure.is_none()) {
+            if let Some((exit_code, what)) = found {
                 let (rank, text) = (process.source.rank(), format!("{} {what}", process.source));
-                self.failure = Some(Failure { rank, exit_code, text, at: Instant::now() });
+                note(&mut self.failure, rank, exit_code, text);
             }
         }
     }
@@ -235,14 +256,22 @@ impl Ranks {
             if let (Source::Mpirun, Some(status)) =
                 (&self.processes[line.process].source, mpi::failure(text))
             {
-                return self.note(rank, status);
+                let source = Source::Rank { rank, host: None };
+                let (exit_code, what) = source.ended(status);
+                return note(&mut self.failure, Some(rank), exit_code, format!("{source} {what}"));
             }
             let said: String =
                 String::from_utf8_lossy(text).trim().chars().take(LAST_WORDS).collect();
+            let before = self.last_errors.get(&rank).map(|(before, _)| before);
+            if said.starts_with("[ring] ") && before == Some(&said) {
+                // MLX says of every attempt anew that a neighbour has gone.
+                return;
+            }
             if !said.is_empty() {
-                self.last_errors.insert(rank, said);
+                self.last_errors.insert(rank, (said, self.num_lines + 1));
             }
         }
+        self.num_lines += 1;
         let name = rank.map_or_else(|| "mpirun".to_owned(), |rank| rank.to_string());
         let text = [format!("[{name}] ").as_bytes(), text].concat();
         _ = if line.is_error {
@@ -250,15 +279,6 @@ impl Ranks {
         } else {
             out.write_all(&text).and_then(|()| out.flush())
         };
-    }
-
-    /// A rank of `mpirun` has failed, as it says itself.
-    fn note(&mut self, rank: usize, status: i32) {
-        let source = Source::Rank { rank, host: None };
-        let (exit_code, what) = source.ended(status);
-        let text = format!("{source} {what}");
-        let at = Instant::now();
-        self.failure.get_or_insert(Failure { rank: Some(rank), exit_code, text, at });
     }
 
     /// Gives an order to all that still run, and to what they have started.
@@ -351,6 +371,7 @@ impl Source {
         let is_remote = matches!(self, Self::Rank { host: Some(_), .. });
         let hint = match status {
             DEADLINE_EXIT_STATUS => " (it waited too long for another rank)",
+            FOLLOWER_EXIT_STATUS => " (another rank has failed, or is out of reach)",
             NO_CONNECTION if is_remote => {
                 " (that of ssh without a connection; `ssh -o BatchMode=yes HOST true` has to work)"
             }
@@ -375,6 +396,17 @@ impl fmt::Display for Source {
             Self::Mpirun => write!(f, "mpirun"),
         }
     }
+}
+
+/// Keeps the first failure, or the first that follows from no other.
+fn note(failure: &mut Option<Failure>, rank: Option<usize>, exit_code: i32, text: String) {
+    let follows = exit_code == FOLLOWER_EXIT_STATUS;
+    let at = match failure {
+        None => Instant::now(),
+        Some(known) if known.follows && !follows => known.at,
+        Some(_) => return,
+    };
+    *failure = Some(Failure { rank, exit_code, text, at, follows });
 }
 
 fn exit_code(status: ExitStatus) -> i32 {

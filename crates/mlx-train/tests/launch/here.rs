@@ -1,9 +1,8 @@
 //! Ranks on this machine end together, whatever happens to one of them.
 
-use super::{Launched, ROLE, a_rank_command, launch, run, text, told};
+use super::{Launched, ROLE, a_rank_command, launch, run, text, tiny_run, told};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    fs,
     process::Command,
     time::{Duration, Instant},
 };
@@ -26,10 +25,44 @@ fn the_first_failure_is_told_ends_the_others_and_is_the_exit_code() {
     let ended = run("3", script);
     assert_eq!(ended.status.code(), Some(7));
     let stderr = text(&ended.stderr);
+    assert_eq!(stderr, "launch: rank 1 failed with status 7\n");
+    // Ranks that take their time are told of.
+    let script = "if [ $MLX_RANK = 1 ]; then sleep 0.2; exit 7; fi; trap '' TERM; exec sleep 60";
+    let stderr = text(&run("2", script).stderr);
     assert!(
-        stderr.contains("launch: rank 1 failed with status 7; ending the other ranks"),
+        stderr.starts_with("launch: rank 1 failed with status 7; ending the other"),
         "{stderr}"
     );
+}
+
+#[test]
+fn ranks_that_fail_for_one_reason_tell_it_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = tiny_run(folder.path());
+    for (setting, said, code) in [
+        ("--set=train.batch_size=3", "error: a batch of 3 rows", 1),
+        ("--parallel=tp=3", "error: ", 2),
+    ] {
+        let train = train.iter().map(String::as_str).chain([setting]);
+        let args: Vec<&str> = ["-n", "2", "--"].into_iter().chain(train).collect();
+        let ended = launch(&args).output().unwrap();
+        let stderr = text(&ended.stderr);
+        let mut lines: Vec<&str> = stderr.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(ended.status.code(), Some(code), "{stderr}");
+        let [reason, follows, last] = lines[..] else { panic!("{stderr}") };
+        assert!(reason.starts_with(&format!("[0] {said}")), "{stderr}");
+        assert_eq!(follows, "[1] stopped: rank 0 failed");
+        assert_eq!(last, format!("launch: rank 0 failed with status {code}"));
+    }
+}
+
+#[test]
+fn a_rank_that_follows_another_is_not_blamed_though_it_ends_first() {
+    let script = "if [ $MLX_RANK = 0 ]; then exit 76; fi; sleep 0.3; echo 'error: no' >&2; exit 5";
+    let ended = run("2", script);
+    assert_eq!(ended.status.code(), Some(5));
+    assert_eq!(text(&ended.stderr), "[1] error: no\nlaunch: rank 1 failed with status 5\n");
 }
 
 #[test]
@@ -83,7 +116,7 @@ fn a_signal_to_the_launcher_reaches_the_ranks_once_and_a_second_one_kills_them()
 #[test]
 fn the_last_words_of_the_rank_that_failed_come_last() {
     let script = "if [ $MLX_RANK = 0 ]; then sleep 0.3; echo 'error: the disk is full' >&2; exit 4; fi; \
-                  trap 'echo bye >&2; exit 0' TERM; while true; do sleep 0.05; done";
+                  trap 'seq 100; exit 0' TERM; while true; do sleep 0.05; done";
     let ended = run("2", script);
     let stderr = text(&ended.stderr);
     let last = stderr.lines().last().unwrap_or_default();
@@ -123,15 +156,10 @@ fn ranks_run_in_the_folder_and_with_the_variables_that_are_asked_for() {
 #[test]
 fn a_run_that_failed_is_told_with_what_goes_on_with_it() {
     let folder = tempfile::tempdir().unwrap();
-    let (run, data) = (folder.path().join("my run"), folder.path().join("text.txt"));
-    fs::write(&data, "a text of a few words; ".repeat(40)).unwrap();
-    let program = env!("CARGO_BIN_EXE_mlx-train");
-    let output = format!("--output={}", run.display());
-    let data = format!("--set=data.path={}", data.display());
-    let sizes = ["preset=tiny", "vocab_size=256"].map(|size| format!("--set=model.{size}"));
-    let steps = ["--set=data.seq_len=8", "--set=train.steps=1", "--set=train.batch_size=1"];
-    let mut train = vec![program, "train", "--model=transformer", &output, &data];
-    train.extend(sizes.iter().map(String::as_str).chain(steps));
+    let run = folder.path().join("my run");
+    let train = tiny_run(folder.path());
+    let train: Vec<&str> = train.iter().map(String::as_str).collect();
+    let program = train[0];
     let trained = Command::new(train[0]).args(&train[1..]).output().unwrap();
     assert_eq!(trained.status.code(), Some(0), "{}", text(&trained.stderr));
     // The folder holds a run, so the ranks fail, whatever happens to them first.

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::{
     env,
     ffi::OsString,
+    fs,
     io::{BufRead, BufReader, Read, Write, stdout},
     path::Path,
     process::{Child, Command, Output, Stdio, exit},
@@ -68,6 +69,20 @@ fn launch(args: &[&str]) -> Command {
 /// Runs a shell script as ranks, to the end.
 fn run(ranks: &str, script: &str) -> Output {
     launch(&["-n", ranks, "--limit", "1", "--", "sh", "-c", script]).output().unwrap()
+}
+
+/// `train` of a few words for one step, into the folder `my run` of this folder.
+fn tiny_run(folder: &Path) -> Vec<String> {
+    let data = folder.join("text.txt");
+    fs::write(&data, "a text of a few words; ".repeat(40)).unwrap();
+    let mut words = vec![env!("CARGO_BIN_EXE_mlx-train").to_owned(), "train".into()];
+    words.push("--model=transformer".into());
+    words.push(format!("--output={}", folder.join("my run").display()));
+    words.push(format!("--set=data.path={}", data.display()));
+    let settings = ["model.preset=tiny", "model.vocab_size=256", "data.seq_len=8"];
+    let settings = settings.into_iter().chain(["train.steps=1", "train.batch_size=2"]);
+    words.extend(settings.map(|setting| format!("--set={setting}")));
+    words
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -1,6 +1,6 @@
 //! Ranks that `mpirun` starts.
 
-use super::{Launched, ROLE, a_rank_command, for_ever, launch, path_with, text, told};
+use super::{Launched, ROLE, a_rank_command, for_ever, launch, path_with, text, tiny_run, told};
 use mlx_train::distributed::MPI_LIBRARY;
 use parity::mpi;
 use rustix::process::{Pid, Signal, kill_process};
@@ -49,10 +49,31 @@ fn a_rank_of_mpirun_that_fails_is_named_and_its_status_is_the_exit_code() {
     let ended = run("2", script);
     let (stdout, stderr) = (text(&ended.stdout), text(&ended.stderr));
     assert_eq!(ended.status.code(), Some(7), "{stderr}");
-    assert!(stderr.contains("launch: rank 1 failed with status 7; ending"), "{stderr}");
-    assert!(stderr.contains("rank 1 failed with status 7; its last words: err\n"), "{stderr}");
+    assert!(stderr.contains("launch: rank 1 failed with status 7"), "{stderr}");
     assert!(stdout.contains("[1] out\n") && stderr.contains("[1] err\n"), "{stdout}{stderr}");
     assert!(!stderr.contains("ended with status"), "{stderr}");
+}
+
+#[test]
+fn a_run_of_mpirun_that_stops_is_told_with_what_started_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = tiny_run(folder.path());
+    let stops = ["--set=train.steps=1000", "--set=train.max_minutes=0"];
+    let train: Vec<&str> = train.iter().map(String::as_str).chain(stops).collect();
+    let run = folder.path().join("my run");
+    let goes_on = |by: &str| format!("go on with {by}mlx-train train --resume '{}'", run.display());
+
+    let mut launched = over_mpi("2", &[&["--"], &train[..]].concat());
+    let ended = launched.output().unwrap();
+    let stdout = text(&ended.stdout);
+    let by = goes_on("mlx-train launch -n 2 --backend mpi --limit 1 -- ");
+    assert!(stdout.contains(&by), "{stdout}{}", text(&ended.stderr));
+
+    let mut plain = mpi::mpirun(2);
+    let plain = plain.args(&train).arg("--force").env(MPI_LIBRARY.0, MPI_LIBRARY.1);
+    let ended = plain.output().unwrap();
+    let stdout = text(&ended.stdout);
+    assert!(stdout.contains(&goes_on("mpirun -n 2 ")), "{stdout}{}", text(&ended.stderr));
 }
 
 #[test]
