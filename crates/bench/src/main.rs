@@ -68,7 +68,7 @@ enum Name {
     StepOverhead,
     /// The wait for data at ten times the rate of the small GPT
     Loader,
-    /// Saving and loading a checkpoint against a plain file
+    /// Saving and loading a checkpoint against `cp` and reading its files
     Checkpoint,
     /// The loss of an output layer in chunks against whole logits
     Loss,

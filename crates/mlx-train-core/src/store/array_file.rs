@@ -1,7 +1,8 @@
 //! Named arrays in one safetensors file: 8 bytes of header length, a JSON header, raw arrays.
 
 use super::{
-    StoreError,
+    Checksums, StoreError,
+    checksums::Summing,
     error::shown,
     layout::{Described, FileLayout},
     slices::{self, Region, Run, SLICES, Slices},
@@ -15,13 +16,13 @@ use mlx_rs::{
     ops::{concatenate, indexing::TryIndexOp},
 };
 use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo};
-use sha2::{Digest, Sha256};
 use std::{
     cmp::Ordering,
     collections::HashMap,
     fs::{self, File},
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
+    sync::mpsc,
     thread,
 };
 
@@ -34,8 +35,8 @@ pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// How much of an array passes through host memory at once; a multiple of every element's size.
 pub(super) const PART_BYTES: usize = if cfg!(test) { 16 } else { 1 << 28 };
 
-/// From how many bytes on a thread saves more time than it takes to start.
-const WORTH_A_THREAD: usize = if cfg!(test) { 8 } else { 1 << 20 };
+/// How much of a file is added up at once: what fits into the cache of a core.
+pub(super) const SUMMED_BYTES: usize = if cfg!(test) { 16 } else { 1 << 19 };
 
 // Arrays are copied as MLX keeps them in memory; the format is little-endian.
 #[cfg(target_endian = "big")]
@@ -59,8 +60,8 @@ pub struct ArrayFile {
     file: File,
     header: Metadata,
     data_start: u64,
-    /// Has seen everything before `data_start`.
-    hasher: Sha256,
+    /// Everything before `data_start`.
+    head: Vec<u8>,
 }
 
 impl ArrayFile {
@@ -90,12 +91,13 @@ impl ArrayFile {
             return Err(damaged("it is a pointer of Git LFS; run `git lfs pull`".into()));
         }
         let header_bytes = header_bytes(length, file_bytes).map_err(damaged)?;
-        let mut header = vec![0; header_bytes as usize];
-        file.read_exact(&mut header).map_err(FileError::read(path))?;
         let data_start = LENGTH_BYTES as u64 + header_bytes;
-        let hasher = Sha256::new().chain_update(length).chain_update(&header);
-        let header = parse_header(&header, file_bytes - data_start).map_err(damaged)?;
-        Ok(Self { path: path.to_owned(), file, header, data_start, hasher })
+        let mut head = length.to_vec();
+        head.resize(data_start as usize, 0);
+        file.read_exact(&mut head[LENGTH_BYTES..]).map_err(FileError::read(path))?;
+        let header =
+            parse_header(&head[LENGTH_BYTES..], file_bytes - data_start).map_err(damaged)?;
+        Ok(Self { path: path.to_owned(), file, header, data_start, head })
     }
 
     /// The file that was opened.
@@ -131,7 +133,21 @@ impl ArrayFile {
     /// [`StoreError::Damaged`] when the file has no array of that name, or one that MLX cannot hold
     /// (8-bit floats, an axis over 2^31 - 1, a bool that is neither 0 nor 1); when reading fails.
     pub fn read(&mut self, name: &str) -> Result<Array> {
-        self.read_bytes(name, self.info(name)?, &mut Vec::new(), None)
+        let info = self.info(name)?;
+        let (dtype, shape) = self.kind(name, info)?;
+        let (begin, end) = info.data_offsets;
+        let mut array = ArrayBuilder::new(dtype);
+        let mut buffer = Vec::new();
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(self.data_start + begin as u64))
+            .map_err(FileError::read(&self.path))?;
+        for part in (begin..end).step_by(PART_BYTES) {
+            buffer.resize(PART_BYTES.min(end - part), 0);
+            self.fill(&mut buffer, None)?;
+            self.check_bytes(name, dtype, &buffer)?;
+            array.push(&buffer)?;
+        }
+        array.finish(&shape)
     }
 
     /// The parts among the arrays, or what is wrong with what the file says of them.
@@ -201,70 +217,125 @@ impl ArrayFile {
         }
     }
 
-    /// Reads every array, evaluated, and the SHA-256 of the whole file that they were read from.
+    /// Reads every array, evaluated, and finds out what the file adds up to if that is asked.
     ///
-    /// Nothing is read twice, so the hash is that of the very bytes in the arrays.
-    pub(super) fn read_all(self) -> Result<(Vec<(String, Array)>, Sha256)> {
-        let mut infos: Vec<(String, &TensorInfo)> = self.header.tensors().into_iter().collect();
-        infos.sort_by_key(|(_, info)| info.data_offsets);
-        let mut hasher = self.hasher.clone();
-        let mut buffer = Vec::new();
-        let mut arrays = Vec::with_capacity(infos.len());
-        for (name, info) in infos {
-            let array = self.read_bytes(&name, info, &mut buffer, Some(&mut hasher))?;
-            arrays.push((name, array));
-        }
-        Ok((arrays, hasher))
+    /// Nothing is read twice, so the checksums are those of the very bytes in the arrays.
+    pub(super) fn read_all(self, summing: Option<Summing>) -> Result<AllRead> {
+        let infos = self.in_order();
+        let kinds = infos.iter().map(|(name, info)| self.kind(name, info));
+        let kinds = kinds.collect::<Result<Vec<_>>>()?;
+        let parts = |info: &TensorInfo| {
+            let (begin, end) = info.data_offsets;
+            (begin..end).step_by(PART_BYTES).map(move |part| PART_BYTES.min(end - part))
+        };
+        // While one thread reads and adds up, this one gives what was read to MLX. Two buffers go to and fro.
+        thread::scope(|scope| {
+            let (full, filled) = mpsc::sync_channel::<Vec<u8>>(0);
+            let (empty, emptied) = mpsc::channel::<Vec<u8>>();
+            let read = || {
+                let (full, emptied, mut summing) = (full, emptied, summing);
+                self.start(summing.as_mut())?;
+                for (name, info) in &infos {
+                    if let Some(summing) = &mut summing {
+                        summing.begin(name);
+                    }
+                    for num_bytes in parts(info) {
+                        let mut buffer = emptied.try_recv().unwrap_or_default();
+                        buffer.resize(num_bytes, 0);
+                        self.fill(&mut buffer, summing.as_mut())?;
+                        if full.send(buffer).is_err() {
+                            // An array could not be made, which is told by whom it happened to.
+                            return Ok(None);
+                        }
+                    }
+                }
+                Ok(summing.map(Summing::finish))
+            };
+            let reader = thread::Builder::new().spawn_scoped(scope, read);
+            let reader = reader.map_err(FileError::read(&self.path))?;
+            let mut arrays = Vec::with_capacity(infos.len());
+            'arrays: for ((name, info), (dtype, shape)) in infos.iter().zip(kinds) {
+                let mut array = ArrayBuilder::new(dtype);
+                for _ in parts(info) {
+                    // The reader says why there is no more.
+                    let Ok(bytes) = filled.recv() else { break 'arrays };
+                    self.check_bytes(name, dtype, &bytes)?;
+                    array.push(&bytes)?;
+                    _ = empty.send(bytes);
+                }
+                arrays.push((name.clone(), array.finish(&shape)?));
+            }
+            let panicked = |_| Err(Error::message("the thread that reads has panicked"));
+            Ok((arrays, reader.join().unwrap_or_else(panicked)?))
+        })
     }
 
-    /// Reads one array through `buffer`, and shows its bytes to `hasher` on their way.
-    fn read_bytes(
-        &self,
-        name: &str,
-        info: &TensorInfo,
-        buffer: &mut Vec<u8>,
-        mut hasher: Option<&mut Sha256>,
-    ) -> Result<Array> {
-        let (dtype, shape) = mlx_dtype(info.dtype)
-            .zip(mlx_shape(&info.shape))
-            .ok_or_else(|| self.damaged(cannot_hold(name, info)))?;
-        let (begin, end) = info.data_offsets;
-
-        let mut array = ArrayBuilder::new(dtype);
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(self.data_start + begin as u64))
-            .map_err(FileError::read(&self.path))?;
-        for part in (begin..end).step_by(PART_BYTES) {
-            buffer.resize(PART_BYTES.min(end - part), 0);
-            file.read_exact(buffer).map_err(FileError::read(&self.path))?;
-            // Any other value would be undefined behaviour in whoever reads it as a `bool`.
-            if dtype == Dtype::Bool && buffer.iter().any(|&byte| byte > 1) {
-                let problem = format!("`{name}` has a bool that is neither 0 nor 1; {AGAIN}");
-                return Err(self.damaged(problem));
+    /// What the file adds up to.
+    pub(super) fn checksums(self, mut summing: Summing) -> Result<Checksums> {
+        self.start(Some(&mut summing))?;
+        let mut buffer = Vec::new();
+        for (name, info) in self.in_order() {
+            summing.begin(&name);
+            let (begin, end) = info.data_offsets;
+            for piece in (begin..end).step_by(SUMMED_BYTES) {
+                buffer.resize(SUMMED_BYTES.min(end - piece), 0);
+                self.fill(&mut buffer, Some(&mut summing))?;
             }
-            let Some(hasher) = hasher.as_deref_mut() else {
-                array.push(buffer)?;
-                continue;
-            };
-            // While one thread hashes, this one copies.
-            let (is_done, pushed) = thread::scope(|scope| {
-                let hash = || hasher.update(&*buffer);
-                let is_done = buffer.len() >= WORTH_A_THREAD
-                    && thread::Builder::new().spawn_scoped(scope, hash).is_ok();
-                (is_done, array.push(buffer))
-            });
-            if !is_done {
-                hasher.update(&*buffer);
-            }
-            pushed?;
         }
-        array.finish(&shape)
+        Ok(summing.finish())
+    }
+
+    /// Adds the header up, and goes to what follows it.
+    fn start(&self, summing: Option<&mut Summing>) -> Result<()> {
+        if let Some(summing) = summing {
+            summing.update(&self.head);
+        }
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(self.data_start)).map_err(FileError::read(&self.path))?;
+        Ok(())
+    }
+
+    /// Reads the next bytes of the file, and adds each piece up while it is in the cache.
+    fn fill(&self, buffer: &mut [u8], mut summing: Option<&mut Summing>) -> Result<()> {
+        let mut file = &self.file;
+        for piece in buffer.chunks_mut(SUMMED_BYTES) {
+            file.read_exact(piece).map_err(FileError::read(&self.path))?;
+            if let Some(summing) = summing.as_deref_mut() {
+                summing.update(piece);
+            }
+        }
+        Ok(())
+    }
+
+    /// The arrays as they follow one another behind the header, without gaps.
+    fn in_order(&self) -> Vec<(String, &TensorInfo)> {
+        let mut infos: Vec<(String, &TensorInfo)> = self.header.tensors().into_iter().collect();
+        infos.sort_by_key(|(_, info)| info.data_offsets);
+        infos
+    }
+
+    /// The dtype and shape of an array in MLX's terms.
+    fn kind(&self, name: &str, info: &TensorInfo) -> Result<(Dtype, Vec<i32>)> {
+        let kind = mlx_dtype(info.dtype).zip(mlx_shape(&info.shape));
+        kind.ok_or_else(|| self.damaged(cannot_hold(name, info)))
+    }
+
+    /// Refuses a bool that is neither 0 nor 1: it would be undefined behaviour in whoever reads it as a `bool`.
+    fn check_bytes(&self, name: &str, dtype: Dtype, bytes: &[u8]) -> Result<()> {
+        if dtype == Dtype::Bool && bytes.iter().any(|&byte| byte > 1) {
+            let problem = format!("`{name}` has a bool that is neither 0 nor 1; {AGAIN}");
+            return Err(self.damaged(problem));
+        }
+        Ok(())
     }
 
     fn damaged(&self, problem: String) -> Error {
         StoreError::Damaged { path: self.path.clone(), problem }.into()
     }
 }
+
+/// Arrays by name, and what their file adds up to if that was asked.
+type AllRead = (Vec<(String, Array)>, Option<Checksums>);
 
 /// How long a header is, from the first bytes of a file of `file_bytes`.
 pub(super) fn header_bytes(length: [u8; LENGTH_BYTES], file_bytes: u64) -> Result<u64, String> {

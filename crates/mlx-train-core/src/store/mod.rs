@@ -12,6 +12,7 @@
 mod array_file;
 mod array_set;
 mod checkpoint;
+mod checksums;
 mod error;
 mod layout;
 mod slices;
@@ -30,6 +31,7 @@ pub use checkpoint::{
 pub(crate) use checkpoint::{
     Files, FolderLock, Holding, Opened, Part, SharedFolder, divide, panic_message,
 };
+pub use checksums::Checksums;
 pub(crate) use error::lines as mismatch_lines;
 pub use error::{Mismatch, StoreError};
 pub(crate) use slices::Slices;

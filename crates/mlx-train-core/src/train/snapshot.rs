@@ -4,7 +4,7 @@ use super::StateArrays;
 use crate::{Result, store::Snapshot};
 
 impl StateArrays {
-    /// Copies these arrays, those after `step` steps, out of MLX: a checkpoint that lacks model, progress,
+    /// Takes these arrays, those after `step` steps, for another thread to write: a checkpoint that lacks model, progress,
     /// config and metric.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 mod allocator;
 mod damage;
 mod export;
+mod formats;
 mod readers;
 mod retention;
 mod saving;

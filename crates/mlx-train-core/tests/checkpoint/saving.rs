@@ -1,31 +1,11 @@
 //! Snapshots go to disk and come back.
 
-use crate::support::{config, new_run, run_of, save, snapshot};
-use mlx_rs::Array;
+use crate::support::{assert_is, config, new_run, run_of, save, snapshot};
 use mlx_train_core::{
     Error,
-    store::{Check, CheckpointError, Checkpoints, HostArray, Loaded, Saver, Snapshot},
+    store::{Check, CheckpointError, Checkpoints, Loaded, Saver, Snapshot},
 };
 use std::fs;
-
-fn host(arrays: &[(String, Array)]) -> Vec<(String, HostArray)> {
-    let copy = |(name, array): &(String, Array)| (name.clone(), HostArray::take(array).unwrap());
-    arrays.iter().map(copy).collect()
-}
-
-fn sorted(mut arrays: Vec<(String, HostArray)>) -> Vec<(String, HostArray)> {
-    arrays.sort_by(|(a, _), (b, _)| a.cmp(b));
-    arrays
-}
-
-fn assert_is(loaded: &Loaded, snapshot: &Snapshot) {
-    assert_eq!(sorted(host(&loaded.weights)), sorted(snapshot.weights.clone()));
-    assert_eq!(sorted(host(&loaded.training)), sorted(snapshot.training.clone()));
-    assert_eq!(loaded.progress, snapshot.progress);
-    assert_eq!(loaded.config, snapshot.config);
-    assert_eq!(loaded.manifest.step, snapshot.step);
-    assert_eq!(loaded.manifest.model, snapshot.model);
-}
 
 #[test]
 fn what_was_saved_is_what_is_loaded() {

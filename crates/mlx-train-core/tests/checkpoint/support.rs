@@ -2,7 +2,7 @@
 
 use mlx_rs::Array;
 use mlx_train_core::store::{
-    Check, CheckpointConfig, Checkpoints, Loaded, SaveOutcome, Saver, Snapshot,
+    Check, CheckpointConfig, Checkpoints, HostArray, Loaded, SaveOutcome, Saver, Snapshot,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -95,6 +95,26 @@ pub fn files(folder: &Path) -> Vec<String> {
     names
 }
 
+fn host(arrays: &[(String, Array)]) -> Vec<(String, HostArray)> {
+    let copy = |(name, array): &(String, Array)| (name.clone(), HostArray::take(array).unwrap());
+    arrays.iter().map(copy).collect()
+}
+
+fn sorted(mut arrays: Vec<(String, HostArray)>) -> Vec<(String, HostArray)> {
+    arrays.sort_by(|(a, _), (b, _)| a.cmp(b));
+    arrays
+}
+
+/// Asserts that what was loaded is what was saved, bit for bit.
+pub fn assert_is(loaded: &Loaded, snapshot: &Snapshot) {
+    assert_eq!(sorted(host(&loaded.weights)), sorted(snapshot.weights.clone()));
+    assert_eq!(sorted(host(&loaded.training)), sorted(snapshot.training.clone()));
+    assert_eq!(loaded.progress, snapshot.progress);
+    assert_eq!(loaded.config, snapshot.config);
+    assert_eq!(loaded.manifest.step, snapshot.step);
+    assert_eq!(loaded.manifest.model, snapshot.model);
+}
+
 /// Why a checkpoint cannot be loaded.
 pub fn find_error(path: &Path) -> String {
     match Loaded::read(path, Check::Hashes) {
@@ -105,13 +125,20 @@ pub fn find_error(path: &Path) -> String {
 
 /// Makes a manifest vouch for whatever is in its folder, and for `change` of itself.
 pub fn reseal(folder: &Path, change: impl FnOnce(&mut Value)) {
+    change_manifest(folder, |manifest| {
+        for (name, entry) in manifest["files"].as_object_mut().unwrap() {
+            let bytes = fs::read(folder.join(name)).unwrap();
+            *entry = json!({ "bytes": bytes.len(), "sha256": hex(&bytes) });
+        }
+        change(manifest);
+    });
+}
+
+/// Makes a manifest vouch for a change of itself.
+pub fn change_manifest(folder: &Path, change: impl FnOnce(&mut Value)) {
     let path = folder.join("manifest.json");
     let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     manifest.as_object_mut().unwrap().shift_remove("sha256");
-    for (name, entry) in manifest["files"].as_object_mut().unwrap() {
-        let bytes = fs::read(folder.join(name)).unwrap();
-        *entry = json!({ "bytes": bytes.len(), "sha256": hex(&bytes) });
-    }
     change(&mut manifest);
     let text = format!("{manifest:#}");
     let text = format!("{},\n  \"sha256\": \"", text.strip_suffix("\n}").unwrap());

@@ -2,7 +2,6 @@
 
 use super::{
     CheckpointError, Manifest,
-    hash::hex,
     names::{CONFIG, MANIFEST, STATE, is_of_a_desktop, step_of},
     read::{parse_json, plain_file_bytes, read_bounded},
     run::read_run,
@@ -11,12 +10,16 @@ use super::{
 use crate::{
     Error, Result,
     file::FileError,
-    store::{StoreError, array_file::natural_order, array_set::ArraySet},
+    store::{
+        ArrayFile, Checksums, StoreError,
+        array_file::{SUMMED_BYTES, natural_order},
+        array_set::ArraySet,
+        checksums::Summing,
+    },
 };
 use mlx_rs::Array;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
@@ -30,7 +33,7 @@ pub(super) const AVERAGED: &str = "ema.";
 /// How thoroughly a checkpoint is checked before it is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Check {
-    /// Every byte against the hashes of the manifest.
+    /// Every byte against the checksums of the manifest.
     #[default]
     Hashes,
     /// The sizes of files and the headers of arrays alone: a flipped bit in an array is not seen.
@@ -191,18 +194,18 @@ impl Entry {
     /// [`CheckpointError::Damaged`] with the file that is not as it was saved; when MLX fails.
     pub fn load(&self, check: Check) -> Result<Loaded> {
         let whole = Whole::open(&self.path, self.run_id.as_deref())?;
-        let mut hashes = BTreeMap::new();
+        let mut known = BTreeMap::new();
         let mut load = || -> Result<_> {
             let state = whole.state()?;
             let config = whole.json(CONFIG)?;
-            let weights = whole.arrays("model", &mut hashes)?;
-            let training = whole.arrays("training", &mut hashes)?;
+            let weights = whole.arrays("model", check, &mut known)?;
+            let training = whole.arrays("training", check, &mut known)?;
             Ok((state, config, weights, training))
         };
         let loaded = load();
         // Before any other complaint: a flipped byte in one file may make another look wrong.
         if check == Check::Hashes {
-            whole.verify(&hashes)?;
+            whole.verify(&known)?;
         }
         let (State { progress, .. }, config, weights, training) =
             loaded.map_err(|error| whole.blame(error))?;
@@ -257,27 +260,29 @@ impl<'a> Whole<'a> {
         }
     }
 
-    /// Compares every byte with the manifest; the hashes of some files may be known.
-    pub(super) fn verify(&self, known: &BTreeMap<String, String>) -> Result<(), CheckpointError> {
+    /// Compares every byte with the manifest; what some files add up to may be known.
+    pub(super) fn verify(&self, known: &BTreeMap<String, Checksums>) -> Result<()> {
         self.verify_some(known, |_| true)
     }
 
     /// Compares the files at some places in the manifest with it.
     fn verify_some(
         &self,
-        known: &BTreeMap<String, String>,
+        known: &BTreeMap<String, Checksums>,
         is_asked: impl Fn(usize) -> bool,
-    ) -> Result<(), CheckpointError> {
+    ) -> Result<()> {
         let files = self.manifest.files.iter().enumerate();
         for (_, (name, entry)) in files.filter(|(index, _)| is_asked(*index)) {
-            let hashed = match known.get(name) {
-                Some(hash) => Ok(hash.clone()),
-                None => hash_file(&self.folder.join(name)),
+            let read;
+            let found = if let Some(found) = known.get(name) {
+                found
+            } else {
+                let sums = checksums_of(&self.folder.join(name), &entry.checksums);
+                read = sums.map_err(|error| self.blame(error))?;
+                &read
             };
-            let hash =
-                hashed.map_err(|error| self.damaged(name, format!("cannot be read: {error}")))?;
-            if hash != entry.sha256 {
-                return Err(self.damaged(name, "does not have the bytes that were saved"));
+            if let Some(difference) = entry.checksums.difference(found) {
+                return Err(self.damaged(name, difference).into());
             }
         }
         Ok(())
@@ -309,11 +314,12 @@ impl<'a> Whole<'a> {
         }
     }
 
-    /// Reads all arrays of some files, whose hashes are added to `hashes`.
+    /// Reads all arrays of some files; what these add up to is then known if it is to be checked.
     fn arrays(
         &self,
         stem: &str,
-        hashes: &mut BTreeMap<String, String>,
+        check: Check,
+        known: &mut BTreeMap<String, Checksums>,
     ) -> Result<Vec<(String, Array)>> {
         let mut set = self.array_set(stem)?;
         let mut arrays = Vec::new();
@@ -325,9 +331,11 @@ impl<'a> Whole<'a> {
             return Ok(arrays);
         }
         for (name, file) in set.file_names().into_iter().zip(set.into_files()) {
-            let (of_file, digest) = file.read_all()?;
+            let entry = self.manifest.files.get(&name).filter(|_| check == Check::Hashes);
+            let (of_file, found) =
+                file.read_all(entry.map(|entry| Summing::like(&entry.checksums)))?;
             arrays.extend(of_file);
-            hashes.insert(name, hex(&digest.finalize()));
+            known.extend(found.map(|found| (name, found)));
         }
         arrays.sort_by(|(a, _), (b, _)| natural_order(a, b));
         Ok(arrays)
@@ -353,14 +361,20 @@ impl<'a> Whole<'a> {
     }
 }
 
-fn hash_file(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
+/// What a file adds up to, in the way that it was `saved`.
+fn checksums_of(path: &Path, saved: &Checksums) -> Result<Checksums> {
+    let mut summing = Summing::like(saved);
+    if matches!(saved, Checksums::Xxh3 { arrays, .. } if !arrays.is_empty()) {
+        return ArrayFile::open(path)?.checksums(summing);
+    }
+    let file = File::open(path).map_err(FileError::read(path))?;
+    let mut piece = Vec::new();
     loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            count => hasher.update(&buffer[..count]),
+        let read = (&file).take(SUMMED_BYTES as u64).read_to_end(&mut piece);
+        if read.map_err(FileError::read(path))? == 0 {
+            return Ok(summing.finish());
         }
+        summing.update(&piece);
+        piece.clear();
     }
 }

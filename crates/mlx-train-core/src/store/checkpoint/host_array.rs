@@ -1,7 +1,8 @@
-//! Arrays outside of MLX: bytes in host memory that any thread may hold.
+//! Arrays as bytes in host memory, which any thread may hold.
 
 use crate::{
     Result,
+    ffi::Elements,
     store::{
         CheckpointError,
         array_file::{ArrayBuilder, PART_BYTES, for_each_part},
@@ -9,11 +10,13 @@ use crate::{
     },
 };
 use mlx_rs::{Array, Dtype};
+use std::sync::Arc;
 
-/// A copy of an array's elements in host memory, row-major and little-endian.
+/// An array's elements in host memory, row-major and little-endian.
 ///
-/// MLX has no part in it: the array that it was taken from may change or go, and another thread may
-/// write the bytes to disk in the meantime.
+/// The array that they were taken from may go, and another thread may write the bytes to disk in the
+/// meantime. On CUDA they are a copy. Where the host reads what the device computes with (CPU, Metal)
+/// they are MLX's own, which MLX keeps until this goes, and taking them costs no time.
 ///
 /// ```
 /// # use mlx_train_core::{Array, store::HostArray};
@@ -23,25 +26,31 @@ use mlx_rs::{Array, Dtype};
 /// assert_eq!(copy.bytes()[4..8], 3.0_f32.to_le_bytes());
 /// # Ok::<(), mlx_train_core::Error>(())
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct HostArray {
     dtype: Dtype,
     shape: Vec<i32>,
-    bytes: Vec<u8>,
+    content: Content,
+}
+
+#[derive(Clone)]
+enum Content {
+    Copied(Vec<u8>),
+    /// Still where MLX has put them.
+    Held(Arc<Elements>),
 }
 
 impl HostArray {
-    /// Evaluates an array of any shape and dtype, and copies it.
+    /// Evaluates an array of any shape and dtype, and holds or copies its elements.
     ///
     /// # Errors
     /// When MLX fails.
     pub fn take(array: &Array) -> Result<Self> {
-        let mut bytes = Vec::with_capacity(array.nbytes());
-        for_each_part(array, |part| {
-            bytes.extend_from_slice(part);
-            Ok(())
-        })?;
-        Ok(Self { dtype: array.dtype(), shape: array.shape().to_vec(), bytes })
+        let content = match Elements::of(array)? {
+            Some(elements) => Content::Held(Arc::new(elements)),
+            None => Content::Copied(copy(array)?),
+        };
+        Ok(Self { dtype: array.dtype(), shape: array.shape().to_vec(), content })
     }
 
     /// An array from its bytes.
@@ -65,7 +74,7 @@ impl HostArray {
             }
             .into());
         }
-        Ok(Self { dtype, shape: shape.to_vec(), bytes })
+        Ok(Self { dtype, shape: shape.to_vec(), content: Content::Copied(bytes) })
     }
 
     /// The array as MLX's, evaluated.
@@ -74,7 +83,7 @@ impl HostArray {
     /// When MLX fails.
     pub fn to_array(&self) -> Result<Array> {
         let mut array = ArrayBuilder::new(self.dtype);
-        for part in self.bytes.chunks(PART_BYTES) {
+        for part in self.bytes().chunks(PART_BYTES) {
             array.push(part)?;
         }
         array.finish(&self.shape)
@@ -92,8 +101,28 @@ impl HostArray {
 
     /// The elements, row-major and little-endian.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        match &self.content {
+            Content::Copied(bytes) => bytes,
+            Content::Held(elements) => elements.bytes(),
+        }
     }
+}
+
+impl PartialEq for HostArray {
+    fn eq(&self, other: &Self) -> bool {
+        (self.dtype, self.shape(), self.bytes()) == (other.dtype, other.shape(), other.bytes())
+    }
+}
+
+impl Eq for HostArray {}
+
+fn copy(array: &Array) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(array.nbytes());
+    for_each_part(array, |part| {
+        bytes.extend_from_slice(part);
+        Ok(())
+    })?;
+    Ok(bytes)
 }
 
 // Elements would flood a log.

@@ -6,19 +6,23 @@ use super::{
     read::read_bounded,
     sealed::unseal,
 };
+use crate::store::Checksums;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
 
-/// The layout of a step's folder that one process has written.
-pub(super) const FORMAT: u64 = 1;
+/// The layout of a step's folder with SHA-256 of each file, which is read and no longer written, by one process.
+const HASHED: u64 = 1;
 
-/// That of one that several ranks have written together: files of each, with parts of arrays.
-pub(super) const FORMAT_OF_RANKS: u64 = 2;
+/// The same by several ranks together: files of each, with parts of arrays.
+const HASHED_OF_RANKS: u64 = 2;
 
-/// Room for tens of thousands of shards.
-const MAX_BYTES: u64 = 8 << 20;
+/// Either, with XXH3-128 of each array, which is written.
+pub(super) const FORMAT: u64 = 3;
 
-/// Where a checkpoint comes from, and the size and hash of each of its files.
+/// Room for half a million arrays.
+pub(super) const MAX_BYTES: u64 = 64 << 20;
+
+/// Where a checkpoint comes from, and the size and checksums of each of its files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -59,12 +63,50 @@ pub struct Metric {
 
 /// A file of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "Listed", into = "Listed")]
 pub struct FileEntry {
     /// How long it is.
     pub bytes: u64,
-    /// Its SHA-256 in hexadecimal digits.
-    pub sha256: String,
+    /// What its bytes add up to.
+    pub checksums: Checksums,
+}
+
+/// A file as the manifest lists it, by one checksum or the other.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listed {
+    bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    xxh3_128: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    arrays: BTreeMap<String, String>,
+}
+
+impl TryFrom<Listed> for FileEntry {
+    type Error = &'static str;
+
+    fn try_from(listed: Listed) -> Result<Self, Self::Error> {
+        let Listed { bytes, sha256, xxh3_128, arrays } = listed;
+        let checksums = match (sha256, xxh3_128) {
+            (Some(sha256), None) if arrays.is_empty() => Checksums::Sha256(sha256),
+            (None, Some(rest)) => Checksums::Xxh3 { rest, arrays },
+            _ => return Err("a file has either `sha256` or `xxh3_128`, perhaps with `arrays`"),
+        };
+        Ok(Self { bytes, checksums })
+    }
+}
+
+impl From<FileEntry> for Listed {
+    fn from(entry: FileEntry) -> Self {
+        let bytes = entry.bytes;
+        let (sha256, xxh3_128, arrays) = match entry.checksums {
+            Checksums::Sha256(sha256) => (Some(sha256), None, BTreeMap::new()),
+            Checksums::Xxh3 { rest, arrays } => (None, Some(rest), arrays),
+        };
+        Self { bytes, sha256, xxh3_128, arrays }
+    }
 }
 
 impl Manifest {
@@ -80,7 +122,7 @@ impl Manifest {
         let manifest = Self::parse(&bytes).map_err(|problem| match problem {
             Unreadable::Damaged(problem) => damaged(problem),
             Unreadable::Format(found) => {
-                let known = FORMAT_OF_RANKS;
+                let known = FORMAT;
                 CheckpointError::Format { path: folder.to_owned(), found, known }
             }
         })?;
@@ -106,13 +148,18 @@ impl Manifest {
             format: u64,
         }
         let Versioned { format } = unseal(bytes)?;
-        if ![FORMAT, FORMAT_OF_RANKS].contains(&format) {
+        if !(HASHED..=FORMAT).contains(&format) {
             return Err(Unreadable::Format(format));
         }
         let manifest: Self = unseal(bytes)?;
-        // Each rank has two files at least, so that this bounds what is looked for.
         let ranks = manifest.ranks;
-        if ranks == 0 || ranks > manifest.files.len() || (ranks > 1) != (format != FORMAT) {
+        let fits = match format {
+            HASHED => ranks == 1,
+            HASHED_OF_RANKS => ranks > 1,
+            _ => ranks > 0,
+        };
+        // Each rank has two files at least, so that this bounds what is looked for.
+        if !fits || ranks > manifest.files.len() {
             let problem = format!(
                 "is not understood: it is of format {format} and of {ranks} rank(s), and lists {} files",
                 manifest.files.len()

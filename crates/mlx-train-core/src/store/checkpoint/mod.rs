@@ -9,7 +9,7 @@
 //!     training.safetensors       optimizer state, random state, averaged weights
 //!     state.json                 step, position in the data and whatever the caller gave
 //!     config.json                the resolved config
-//!     manifest.json              run, model, versions, and the size and SHA-256 of each file
+//!     manifest.json              run, model, versions, the size of each file and the checksum of each array
 //! ```
 //!
 //! Several ranks write one such folder together: `model.rank-00001-of-00004.safetensors` and so on, with whole arrays
@@ -42,6 +42,7 @@ mod state;
 #[doc(hidden)]
 pub mod untrusted;
 mod write;
+mod write_file;
 
 pub use config::{BestMode, CheckpointConfig};
 pub(crate) use entry::Opened;

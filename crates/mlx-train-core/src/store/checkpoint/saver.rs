@@ -64,7 +64,7 @@ pub struct Saved {
 pub struct SaveTiming {
     /// How long training stood still for an earlier save.
     pub waited: Duration,
-    /// How long training stood still while arrays were copied.
+    /// How long training stood still while arrays were evaluated and, on CUDA, copied.
     pub copied: Duration,
     /// How long the disk took, in the background.
     pub written: Duration,
@@ -85,8 +85,8 @@ impl Saver {
 
     /// Takes a snapshot and saves it in the background.
     ///
-    /// Waits for an earlier save first, so that there is never more than one copy of the state in
-    /// memory. Whether it is saved is known from [`Saver::finished`] later.
+    /// Waits for an earlier save first, so that there is never more than one older state in memory. Whether it is
+    /// saved is known from [`Saver::finished`] later.
     ///
     /// # Errors
     /// What `take` returns.

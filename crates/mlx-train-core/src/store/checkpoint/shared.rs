@@ -329,6 +329,21 @@ mod tests {
     }
 
     #[test]
+    fn what_ranks_have_saved_with_hashes_of_files_is_read_by_every_layout() {
+        let state = state();
+        let saved = "tests/checkpoint/saved/format-2/step-00000003";
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(saved);
+        assert_eq!(Entry::open(&path).unwrap().verify(Check::Hashes).unwrap().format, 2);
+        for (layout, ranks) in [(Layout::Rows, 2), (Layout::Both, 4), (Layout::Copies, 1)] {
+            for rank in 0..ranks {
+                let found = load_part(&path, &state, layout, rank, ranks);
+                let expected = held(&state, layout, rank, ranks);
+                assert_same(&found, &expected, &format!("{layout:?} {rank} of {ranks}"));
+            }
+        }
+    }
+
+    #[test]
     fn copies_are_written_once_and_by_all_ranks() {
         let state: State = (0..8)
             .map(|index| (true, format!("w{index}"), numbers(&[64, 64], index, Dtype::Float32)))
@@ -425,6 +440,12 @@ mod tests {
                 fs::write(path.join(file), flipped).unwrap();
                 refused(&format!("{file} flipped at {place}"));
             }
+            // The last array of a file, which is one of bools if it has some.
+            let mut flipped = whole.clone();
+            *flipped.last_mut().unwrap() ^= 1;
+            fs::write(path.join(file), flipped).unwrap();
+            let text = Loaded::read(&path, Check::Hashes).unwrap_err().to_string();
+            assert!(text.contains("were saved of the array `"), "{text}");
             fs::remove_file(path.join(file)).unwrap();
             refused(&format!("{file} removed"));
             fs::write(path.join(file), whole).unwrap();

@@ -1,4 +1,4 @@
-//! What one checkpoint holds, copied out of MLX.
+//! What one checkpoint holds, for another thread to write.
 
 use super::HostArray;
 use crate::{Result, ffi::eval};
@@ -41,7 +41,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Evaluates and copies arrays; model, progress, config and metric are left empty.
+    /// Evaluates arrays and takes them, as [`HostArray::take`] does; model, progress, config and metric are left empty.
     ///
     /// # Errors
     /// When MLX fails.
@@ -54,16 +54,16 @@ impl Snapshot {
         let training: Vec<_> = training.into_iter().collect();
         // All at once, so that MLX may compute them together.
         eval(weights.iter().chain(&training).map(|(_, array)| *array))?;
-        let copy = |arrays: Vec<(S, &Array)>| {
-            let copied =
+        let take = |arrays: Vec<(S, &Array)>| {
+            let taken =
                 arrays.into_iter().map(|(name, it)| Ok((name.into(), HostArray::take(it)?)));
-            copied.collect::<Result<Vec<_>>>()
+            taken.collect::<Result<Vec<_>>>()
         };
         Ok(Self {
             step,
             model: String::new(),
-            weights: copy(weights)?,
-            training: copy(training)?,
+            weights: take(weights)?,
+            training: take(training)?,
             progress: Value::Null,
             config: Value::Null,
             metric: None,

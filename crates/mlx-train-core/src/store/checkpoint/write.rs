@@ -1,15 +1,14 @@
 //! A step's folder, written whole or not at all.
 //!
-//! Everything goes to a hidden folder beside, reaches the disk, and appears by one rename. Each
-//! file is hashed by a second thread while the first writes it.
+//! Everything goes to a hidden folder beside, reaches the disk, and appears by one rename.
 
 use super::{
     HostArray, Snapshot, fault,
-    hash::hex,
-    manifest::{FORMAT, FORMAT_OF_RANKS, FileEntry, Manifest, Metric},
+    manifest::{self, FORMAT, FileEntry, Manifest, Metric},
     names::{CONFIG, DELETING, MANIFEST, REPLACED, SAVING, STATE, aside_name, step_name, step_of},
     sealed::seal,
     state::State,
+    write_file::write_file,
 };
 use crate::{
     Error, Result,
@@ -24,18 +23,13 @@ use crate::{
     },
 };
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{self, BufWriter, Write},
+    io,
     path::{Path, PathBuf},
-    thread,
     time::{SystemTime, UNIX_EPOCH},
 };
-
-/// Small arrays are gathered, so that each is not a call of the system.
-const BUFFER_BYTES: usize = 1 << 20;
 
 /// What a checkpoint says of itself beside what is in the snapshot.
 pub(super) struct Label<'a> {
@@ -60,7 +54,7 @@ pub(crate) struct Part {
     pub(crate) training: Slices,
 }
 
-/// The size and hash of files, by name.
+/// The size and checksums of files, by name.
 pub(crate) type Files = BTreeMap<String, FileEntry>;
 
 /// Writes the folder of a step into `folder`; one of that step that is there already gives way.
@@ -134,7 +128,7 @@ fn complete(
     step.json(STATE, &State::of(snapshot, label.run_id))?;
     step.json(CONFIG, &snapshot.config)?;
     let manifest = Manifest {
-        format: if ranks == 1 { FORMAT } else { FORMAT_OF_RANKS },
+        format: FORMAT,
         run_id: label.run_id.to_owned(),
         serial: label.serial,
         step: snapshot.step,
@@ -148,8 +142,13 @@ fn complete(
         ]),
         files: step.files,
     };
-    let text = seal(&manifest).map_err(|error| unsavable(&aside.path.join(MANIFEST), &error))?;
-    write_file(&aside.path.join(MANIFEST), &[text.as_bytes()])?;
+    let path = aside.path.join(MANIFEST);
+    let text = seal(&manifest).map_err(|error| unsavable(&path, &error))?;
+    if text.len() as u64 > manifest::MAX_BYTES {
+        let (name, problem) = ("the manifest".into(), "it is over 64 MB; save fewer arrays".into());
+        return Err(StoreError::Unsavable { name, path, problem }.into());
+    }
+    write_file(&path, text.as_bytes(), &[])?;
     sync_folder(&aside.path)?;
     aside.appear_as(&folder.join(step_name(snapshot.step)))?;
     Ok(manifest)
@@ -175,8 +174,8 @@ impl<'a> StepWriter<'a> {
         Self { folder, files: BTreeMap::new(), max_shard_bytes }
     }
 
-    fn file(&mut self, name: String, parts: &[&[u8]]) -> Result<()> {
-        let entry = write_file(&self.folder.join(&name), parts)?;
+    fn file(&mut self, name: String, head: &[u8], arrays: &[(&str, &[u8])]) -> Result<()> {
+        let entry = write_file(&self.folder.join(&name), head, arrays)?;
         self.files.insert(name, entry);
         Ok(())
     }
@@ -184,7 +183,7 @@ impl<'a> StepWriter<'a> {
     fn json(&mut self, name: &str, content: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string_pretty(content)
             .map_err(|error| unsavable(&self.folder.join(name), &error))?;
-        self.file(name.to_owned(), &[text.as_bytes(), b"\n"])
+        self.file(name.to_owned(), (text + "\n").as_bytes(), &[])
     }
 
     /// One file of arrays, or shards and their index.
@@ -214,10 +213,10 @@ impl<'a> StepWriter<'a> {
                 Content::Parts(_) => &[(SLICES, slices.as_str())],
             };
             let layout = FileLayout::new(&described, metadata, &path)?;
-            let in_order = layout.order.iter().map(|&place| shard[place].1.bytes());
-            let parts: Vec<&[u8]> =
-                std::iter::once(layout.head.as_slice()).chain(in_order).collect();
-            self.file(name.clone(), &parts)?;
+            let in_order = layout.order.iter().map(|&place| shard[place]);
+            let arrays: Vec<(&str, &[u8])> =
+                in_order.map(|(name, array)| (name.as_str(), array.bytes())).collect();
+            self.file(name.clone(), &layout.head, &arrays)?;
             for (array, it) in shard {
                 index.metadata.total_size += it.bytes().len() as u64;
                 if index.weight_map.insert(array.clone(), name.clone()).is_some() {
@@ -263,38 +262,6 @@ fn shards(arrays: &[(String, HostArray)], max_shard_bytes: u64) -> Vec<Vec<&(Str
 fn unsavable(path: &Path, error: &serde_json::Error) -> Error {
     let (name, problem) = ("the JSON".into(), error.to_string());
     StoreError::Unsavable { name, path: path.to_owned(), problem }.into()
-}
-
-/// Writes a file of which nothing is there yet to the disk, and hashes it meanwhile.
-fn write_file(path: &Path, parts: &[&[u8]]) -> Result<FileEntry, FileError> {
-    let bytes = parts.iter().map(|part| part.len() as u64).sum();
-    let write = || -> io::Result<()> {
-        fault::point()?;
-        let mut file = BufWriter::with_capacity(BUFFER_BYTES, File::create_new(path)?);
-        for part in parts {
-            fault::point()?;
-            file.write_all(part)?;
-        }
-        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        fault::point()?;
-        file.sync_all()
-    };
-    let hash = || {
-        let mut hasher = Sha256::new();
-        for part in parts {
-            hasher.update(part);
-        }
-        hex(&hasher.finalize())
-    };
-    let (written, sha256) = thread::scope(|scope| {
-        // For a few kilobytes a thread costs more than it saves.
-        let hashing = (bytes >= BUFFER_BYTES as u64)
-            .then(|| thread::Builder::new().spawn_scoped(scope, hash).ok())
-            .flatten();
-        (write(), hashing.and_then(|thread| thread.join().ok()))
-    });
-    written.map_err(FileError::write(path))?;
-    Ok(FileEntry { bytes, sha256: sha256.unwrap_or_else(hash) })
 }
 
 /// Makes the names in a folder last; only Unix can sync a folder.
