@@ -1,6 +1,6 @@
 //! Ranks that share a batch train as one process that has all of it.
 
-use super::{numbers, ranks::run};
+use super::{deep::rows, numbers, ranks::run};
 use mlx_rs::{
     module::{Module, ModuleParameters, Param, Parameter},
     ops::tanh,
@@ -54,20 +54,6 @@ impl BaseModel for Classifier {
         let options = CrossEntropy { ignore_index: Some(IGNORED_TARGET), ..Default::default() };
         cross_entropy(&self.forward(x)?, y, &options)
     }
-}
-
-/// Rows of a step: numbers that follow from their place, and every fifth target masked.
-fn rows(step: i32, rows: std::ops::Range<i32>) -> Batch {
-    let x: Vec<f32> = rows
-        .clone()
-        .flat_map(|row| (0..4).map(move |i| ((row * 5 + i * 3 + step * 7) as f32 * 0.37).sin()))
-        .collect();
-    let y: Vec<i32> = rows
-        .clone()
-        .map(|row| if row % 5 == 3 { IGNORED_TARGET } else { (row + step) % 3 })
-        .collect();
-    let count = rows.len() as i32;
-    Batch::new(Array::from_slice(&x, &[count, 4]), Array::from_slice(&y, &[count]))
 }
 
 fn options(precision: Precision, compile: CompileMode) -> Result<StepOptions> {

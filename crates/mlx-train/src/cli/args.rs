@@ -432,32 +432,9 @@ pub(super) struct ProfileArgs {
     pub(super) memory: MemoryArgs,
 }
 
+/// A run and the rows of its steps, neither of which has to be there yet.
 #[derive(Debug, Args)]
-pub(super) struct EstimateArgs {
-    #[command(flatten)]
-    pub(super) run: RunSource,
-    /// How many rows a micro-batch has [default: that of the config]
-    #[arg(short, long, value_name = "N")]
-    pub(super) batch: Option<usize>,
-    /// How many tokens a row has [default: that of the config]
-    #[arg(long, value_name = "N")]
-    pub(super) seq: Option<usize>,
-    /// For a model without tokens, the shape of one row, such as 28,28 [default: that of the data]
-    #[arg(long, value_name = "LENGTHS", value_delimiter = ',')]
-    pub(super) input_shape: Vec<i32>,
-    /// The shape of its target, if that is not a class
-    #[arg(long, value_name = "LENGTHS", value_delimiter = ',', requires = "input_shape")]
-    pub(super) target_shape: Vec<i32>,
-    /// What should fit, such as 16GiB [default: what the device has]
-    #[arg(long, value_name = "SIZE")]
-    pub(super) limit: Option<Bytes>,
-    /// Print JSON instead of a table
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct PlanArgs {
+pub(super) struct StepSource {
     #[command(flatten)]
     pub(super) run: RunSource,
     /// How many rows a micro-batch has on one device; a step has train.accumulation times as many
@@ -473,6 +450,24 @@ pub(super) struct PlanArgs {
     /// The shape of its target, if that is not a class
     #[arg(long, value_name = "LENGTHS", value_delimiter = ',', requires = "input_shape")]
     pub(super) target_shape: Vec<i32>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EstimateArgs {
+    #[command(flatten)]
+    pub(super) step: StepSource,
+    /// What should fit, such as 16GiB [default: what the device has]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) limit: Option<Bytes>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub(super) step: StepSource,
     /// The devices and links, a TOML or JSON file; --measure writes it
     #[arg(long, value_name = "FILE", conflicts_with = "devices")]
     pub(super) cluster: Option<PathBuf>,

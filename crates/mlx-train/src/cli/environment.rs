@@ -1,6 +1,6 @@
 //! The environment that a command's MLX is to find, which is chosen before it computes anything.
 
-use super::{args::Command, estimate, profile, settings::Settings, train};
+use super::{args::Command, profile, settings::Settings, train};
 use crate::{
     Result,
     estimate::{Backend, Estimate, Estimator, Machine, Recording, Rows},
@@ -27,7 +27,7 @@ pub(super) fn enter(command: &Command) -> Result<()> {
             profile::settings(args).map(|settings| of(&settings)).unwrap_or_default()
         }
         Command::Estimate(args) => {
-            estimate::settings(args).map(|settings| of(&settings)).unwrap_or_default()
+            args.step.settings().map(|settings| of(&settings)).unwrap_or_default()
         }
         Command::Generate(_) => MlxEnvironment::default(),
         // Nothing else computes on a GPU.

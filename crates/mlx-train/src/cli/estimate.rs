@@ -2,7 +2,7 @@
 
 use super::{
     Failure,
-    args::{EstimateArgs, RunSource},
+    args::{EstimateArgs, StepSource},
     models::print_json,
     settings::Settings,
 };
@@ -42,15 +42,29 @@ pub(super) fn exit_unused() {
     }
 }
 
-/// The settings of what is estimated.
-///
-/// # Errors
-/// When they are refused.
-pub(super) fn settings(args: &EstimateArgs) -> Result<Settings> {
-    let mut source: RunSource = args.run.clone();
-    source.set.extend(args.batch.map(|rows| format!("train.batch_size={rows}")));
-    source.set.extend(args.seq.map(|tokens| format!("data.seq_len={tokens}")));
-    Settings::resolve(&source)
+impl StepSource {
+    /// The settings of the run.
+    ///
+    /// # Errors
+    /// When they are refused.
+    pub(super) fn settings(&self) -> Result<Settings> {
+        let mut source = self.run.clone();
+        source.set.extend(self.batch.map(|rows| format!("train.batch_size={rows}")));
+        source.set.extend(self.seq.map(|tokens| format!("data.seq_len={tokens}")));
+        Settings::resolve(&source)
+    }
+
+    /// The rows of a model with these settings: those that are asked for, or as [`rows`].
+    ///
+    /// # Errors
+    /// As [`rows`].
+    pub(super) fn rows(&self, settings: &Settings, model: &mut dyn BaseModel) -> Result<Rows> {
+        if self.input_shape.is_empty() {
+            return rows(settings, model);
+        }
+        let target = if self.target_shape.is_empty() { Dtype::Int32 } else { Dtype::Float32 };
+        Ok(Rows::new((&self.input_shape, Dtype::Float32), (&self.target_shape, target)))
+    }
 }
 
 /// A model and its training, and what they need.
@@ -67,13 +81,9 @@ struct Estimated {
 
 impl Estimated {
     fn new(args: &EstimateArgs) -> Result<Self> {
-        let settings = settings(args)?;
+        let settings = args.step.settings()?;
         let mut model = rng::scope(&rng::key(settings.train.seed)?, || settings.model.build())?;
-        let given = (!args.input_shape.is_empty()).then(|| {
-            let target = if args.target_shape.is_empty() { Dtype::Int32 } else { Dtype::Float32 };
-            Rows::new((&args.input_shape, Dtype::Float32), (&args.target_shape, target))
-        });
-        let rows = given.map_or_else(|| rows(&settings, model.as_mut()), Ok)?;
+        let rows = args.step.rows(&settings, model.as_mut())?;
         let seq_len = model.as_language_model().map(|_| settings.data.seq_len);
         let device = device_info()?;
         // A budget is a limit of MLX, which the machine then has.

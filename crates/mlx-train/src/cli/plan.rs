@@ -2,7 +2,7 @@
 
 use super::{
     Failure,
-    args::{PlanArgs, PlanOutput, RunSource},
+    args::{PlanArgs, PlanOutput},
     estimate::{exit_unused, rows},
     models::print_json,
     program_name,
@@ -15,7 +15,6 @@ use crate::{
     distributed::{Backend, Group},
     estimate::Rows,
     file::write_whole,
-    mlx_rs::Dtype,
     model::BaseModel,
     plan::{Candidate, Choice, Cluster, Excluded, Plan, Workload, plan},
     progress::grouped,
@@ -37,7 +36,7 @@ pub(super) fn run(args: &PlanArgs, out: &mut impl Write) -> Result<(), Failure> 
     if !group.is_first() {
         return Ok(());
     }
-    if args.measure && !args.run.names_a_model() {
+    if args.measure && !args.step.run.names_a_model() {
         write!(out, "{}", to_toml(&cluster).map_err(Failure::Failed)?)?;
         return Ok(());
     }
@@ -143,17 +142,8 @@ struct Planned {
 
 impl Planned {
     fn new(args: &PlanArgs, cluster: Cluster) -> Result<Self> {
-        let mut source: RunSource = args.run.clone();
-        source.set.extend(args.batch.map(|rows| format!("train.batch_size={rows}")));
-        source.set.extend(args.seq.map(|tokens| format!("data.seq_len={tokens}")));
-        let settings = Settings::resolve(&source)?;
-        let workload = workload(&settings, |model| {
-            if args.input_shape.is_empty() {
-                return rows(&settings, model);
-            }
-            let target = if args.target_shape.is_empty() { Dtype::Int32 } else { Dtype::Float32 };
-            Ok(Rows::new((&args.input_shape, Dtype::Float32), (&args.target_shape, target)))
-        })?;
+        let settings = args.step.settings()?;
+        let workload = workload(&settings, |model| args.step.rows(&settings, model))?;
         Ok(Self {
             plan: plan(&workload, &cluster, args.budget)?,
             num_parameters: workload.num_parameters(),

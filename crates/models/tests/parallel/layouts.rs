@@ -3,6 +3,7 @@
 use super::{
     ranks::{run, run_over},
     trained::{assert_same, train},
+    transformer,
 };
 use mlx_train_core::{
     Array, Result,
@@ -23,19 +24,6 @@ use std::ops::Range;
 
 /// Rows of a step of all ranks.
 const ROWS: i32 = 8;
-
-fn transformer() -> TransformerConfig {
-    TransformerConfig {
-        vocab_size: 32,
-        hidden_size: 16,
-        num_layers: 2,
-        num_heads: 4,
-        intermediate_size: Some(24),
-        max_seq_len: 16,
-        dropout: 0.0,
-        ..Default::default()
-    }
-}
 
 /// Sequences of 6 tokens, and the tokens after them, some of which are masked.
 fn sequences(step: i32, rows: Range<i32>) -> Batch {

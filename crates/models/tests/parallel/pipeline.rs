@@ -1,6 +1,9 @@
 //! Models whose blocks ranks share out train as on one.
 
-use super::ranks::{run, run_over};
+use super::{
+    ranks::{run, run_over},
+    transformer,
+};
 use mlx_rs::Dtype;
 use mlx_train_core::{
     Array, Result,
@@ -20,16 +23,9 @@ use mlx_train_models::{
 use parity::assert_close;
 use std::{collections::BTreeMap, ops::Range};
 
-fn transformer() -> TransformerConfig {
-    TransformerConfig {
-        vocab_size: 32,
-        hidden_size: 16,
-        num_layers: 4,
-        num_heads: 4,
-        intermediate_size: Some(24),
-        max_seq_len: 16,
-        ..Default::default()
-    }
+/// A model of four blocks, which draws.
+fn deep() -> TransformerConfig {
+    TransformerConfig { num_layers: 4, dropout: 0.1, ..transformer() }
 }
 
 /// Tokens of so many rows, and those after them, some of which are masked.
@@ -119,7 +115,7 @@ fn stages_of_a_transformer_train_as_the_whole_one() {
     for world_size in [2, 4] {
         run(test, world_size, |group| {
             let mesh = pipeline(group)?;
-            let tied = TransformerConfig { tie_word_embeddings: true, ..transformer() };
+            let tied = TransformerConfig { tie_word_embeddings: true, ..deep() };
             let fused = TransformerConfig { fused_loss: Some(true), dropout: 0.2, ..tied.clone() };
             let plain = StepOptions::default();
             let checkpointed = StepOptions {
@@ -158,10 +154,10 @@ fn stages_whose_layers_ranks_divide_train_as_the_whole_transformer() {
     let test = "pipeline::stages_whose_layers_ranks_divide_train_as_the_whole_transformer";
     run_over(Backend::Mpi, test, 4, |group| {
         let mesh = Mesh::new(group, "tp=2,pp=2".parse()?)?;
-        let tied = TransformerConfig { tie_word_embeddings: true, ..transformer() };
+        let tied = TransformerConfig { tie_word_embeddings: true, ..deep() };
         let options = StepOptions::default();
         assert_trains_the_same::<Transformer>(&mesh, &tied, &options, tokens)?;
-        assert_trains_the_same::<Transformer>(&mesh, &transformer(), &options, tokens)?;
+        assert_trains_the_same::<Transformer>(&mesh, &deep(), &options, tokens)?;
         group.barrier()
     });
 }
@@ -173,7 +169,7 @@ fn ranks_that_divide_rows_layers_and_blocks_train_as_one_process() {
         let mesh = Mesh::new(group, "dp=2,tp=2,pp=2".parse()?)?;
         let (data, tensor, pipeline) = (mesh.data(), mesh.tensor(), mesh.pipeline());
         assert_eq!([data, tensor, pipeline].map(Group::world_size), [2; 3]);
-        let config = TransformerConfig { num_layers: 2, dropout: 0.0, ..transformer() };
+        let config = transformer();
         assert_trains_the_same::<Transformer>(&mesh, &config, &StepOptions::default(), tokens)?;
         group.barrier()
     });

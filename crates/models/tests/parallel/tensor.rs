@@ -3,6 +3,7 @@
 use super::{
     ranks::run,
     split_model::{assert_same, divided, gradients, parameters, parts, set},
+    transformer,
 };
 use mlx_rs::{Array, ops::concatenate, random};
 use mlx_train_core::{
@@ -26,18 +27,9 @@ use parity::assert_close;
 
 const LEARNING_RATE: f32 = 0.1;
 
+/// A model that computes its loss from logits.
 fn config() -> TransformerConfig {
-    TransformerConfig {
-        vocab_size: 32,
-        hidden_size: 16,
-        num_layers: 2,
-        num_heads: 4,
-        intermediate_size: Some(24),
-        max_seq_len: 16,
-        dropout: 0.0,
-        fused_loss: Some(false),
-        ..Default::default()
-    }
+    TransformerConfig { fused_loss: Some(false), ..transformer() }
 }
 
 /// The model with weights that are large enough for every layer to show in the loss.

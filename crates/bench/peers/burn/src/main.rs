@@ -1,4 +1,7 @@
-//! Steps of training in burn, taken when `step N` is read: see `training/worker.rs` of the benchmarks.
+//! Steps of training in burn.
+
+#[path = "../../serve.rs"]
+mod serve;
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
@@ -14,41 +17,8 @@ use burn::{
         ops::AttentionModuleOptions,
     },
 };
-use serde::Deserialize;
-use serde_json::json;
-use std::{
-    env, fs,
-    io::{BufRead, Write, stdin, stdout},
-    thread,
-    time::Instant,
-};
-
-#[derive(Deserialize)]
-struct Task {
-    sizes: Sizes,
-    dtype: String,
-    max_grad_norm: Option<f64>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-enum Sizes {
-    Gpt {
-        vocab_size: usize,
-        hidden_size: usize,
-        num_layers: usize,
-        num_heads: usize,
-        intermediate_size: usize,
-        seq_len: usize,
-        batch_size: usize,
-    },
-    Mlp {
-        input_size: usize,
-        hidden_sizes: [usize; 2],
-        output_size: usize,
-        batch_size: usize,
-    },
-}
+use serve::{Sizes, Task, serve};
+use std::error::Error;
 
 #[derive(Module, Debug)]
 struct Block {
@@ -158,53 +128,33 @@ impl ModuleVisitor for Scale<'_> {
 }
 
 /// Serves with a model and its batches.
-fn serve<M: Model>(
-    mut model: M,
+fn train<M: Model>(
+    model: M,
     batches: &[(M::Input, Tensor<1, Int>)],
     task: &Task,
     device: &Device,
-) -> Result<(), Box<dyn std::error::Error>> {
+) -> Result<(), Box<dyn Error>> {
     let loss_of = CrossEntropyLossConfig::new().init(device);
     let mut optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(0.01).init();
-    let threads = thread::available_parallelism().map_or(0, usize::from);
-    let hello =
-        json!({ "framework": "burn", "version": "0.22.1", "device": "flex", "threads": threads });
-    writeln!(stdout(), "{hello}")?;
-    let mut batches = batches.iter().cycle();
-    for line in stdin().lock().lines() {
-        let line = line?;
-        let count: usize = line.strip_prefix("step ").ok_or("not understood")?.parse()?;
-        let (mut seconds, mut last) = (Vec::new(), f32::NAN);
-        for (x, y) in batches.by_ref().take(count) {
-            let began = Instant::now();
-            let loss = loss_of.forward(model.logits(x.clone()), y.clone());
-            let mut gradients = GradientsParams::from_grads(loss.backward(), &model);
-            if let Some(max_norm) = task.max_grad_norm {
-                let mut squares = Squares { gradients: &gradients, total: 0.0 };
-                model.visit(&mut squares);
-                let scale = (max_norm / (squares.total.sqrt() + 1e-6)).min(1.0);
-                model.visit(&mut Scale { gradients: &mut gradients, scale });
-            }
-            model = optimizer.step(1e-4, model, gradients);
-            last = loss.into_scalar::<f32>();
-            seconds.push(began.elapsed().as_secs_f64());
+    // A step takes the model, and gives it back.
+    let mut model = Some(model);
+    serve(["burn", "0.22.1", "flex"], batches, |(x, y)| {
+        let before = model.take().ok_or("the model is gone")?;
+        let loss = loss_of.forward(before.logits(x.clone()), y.clone());
+        let mut gradients = GradientsParams::from_grads(loss.backward(), &before);
+        if let Some(max_norm) = task.max_grad_norm {
+            let mut squares = Squares { gradients: &gradients, total: 0.0 };
+            before.visit(&mut squares);
+            let scale = (max_norm / (squares.total.sqrt() + 1e-6)).min(1.0);
+            before.visit(&mut Scale { gradients: &mut gradients, scale });
         }
-        let reply = json!({
-            "seconds": seconds,
-            "loss": last,
-            "peak_bytes": null,
-            "resident_peak_bytes": resident_peak_bytes(),
-        });
-        writeln!(stdout(), "{reply}")?;
-    }
-    Ok(())
+        model = Some(optimizer.step(1e-4, before, gradients));
+        Ok(loss.into_scalar::<f32>())
+    })
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let task: Task = serde_json::from_str(&env::args().nth(1).ok_or("no task")?)?;
-    if task.dtype != "float32" {
-        return Err(format!("this peer has no {}", task.dtype).into());
-    }
+fn main() -> Result<(), Box<dyn Error>> {
+    let task = Task::of_arguments()?;
     let device = Device::flex().autodiff();
     match task.sizes {
         Sizes::Gpt {
@@ -254,7 +204,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let y = TensorData::new(tokens(1), [batch_size * seq_len]);
                 (Tensor::from_data(x, &device), Tensor::from_data(y, &device))
             });
-            serve(model, &batches.collect::<Vec<_>>(), &task, &device)
+            train(model, &batches.collect::<Vec<_>>(), &task, &device)
         }
         Sizes::Mlp { input_size, hidden_sizes: [first, second], output_size, batch_size } => {
             let widths = [input_size, first, second, output_size];
@@ -269,15 +219,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let y = TensorData::new(y.collect::<Vec<i32>>(), [batch_size]);
                 (Tensor::from_data(x, &device), Tensor::from_data(y, &device))
             });
-            serve(model, &batches.collect::<Vec<_>>(), &task, &device)
+            train(model, &batches.collect::<Vec<_>>(), &task, &device)
         }
     }
-}
-
-/// The most that this process had in memory (Linux).
-fn resident_peak_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes << 10)
 }

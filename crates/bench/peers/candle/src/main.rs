@@ -1,6 +1,9 @@
-//! Steps of training in candle, taken when `step N` is read: see `training/worker.rs` of the benchmarks.
+//! Steps of training in candle.
 //!
 //! candle's fused softmax, norm and rotary operations have no gradients, so those made of plain ones are used.
+
+#[path = "../../serve.rs"]
+mod serve;
 
 use candle_core::{D, DType, Device, Error, Result, Tensor, Var};
 use candle_nn::{
@@ -10,41 +13,7 @@ use candle_nn::{
     ops::{silu, softmax},
     rotary_emb::rope_slow,
 };
-use serde::Deserialize;
-use serde_json::json;
-use std::{
-    env, fs,
-    io::{BufRead, Write, stdin, stdout},
-    thread,
-    time::Instant,
-};
-
-#[derive(Deserialize)]
-struct Task {
-    sizes: Sizes,
-    dtype: String,
-    max_grad_norm: Option<f64>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-enum Sizes {
-    Gpt {
-        vocab_size: usize,
-        hidden_size: usize,
-        num_layers: usize,
-        num_heads: usize,
-        intermediate_size: usize,
-        seq_len: usize,
-        batch_size: usize,
-    },
-    Mlp {
-        input_size: usize,
-        hidden_sizes: [usize; 2],
-        output_size: usize,
-        batch_size: usize,
-    },
-}
+use serve::{Sizes, Task, serve};
 
 struct Norm(Tensor);
 
@@ -227,10 +196,7 @@ fn step(
 }
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let task: Task = serde_json::from_str(&env::args().nth(1).ok_or("no task")?)?;
-    if task.dtype != "float32" {
-        return Err(format!("this peer has no {}", task.dtype).into());
-    }
+    let task = Task::of_arguments()?;
     let device = Device::Cpu;
     let variables = VarMap::new();
     let builder = VarBuilder::from_varmap(&variables, DType::F32, &device);
@@ -244,35 +210,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let parameters = ParamsAdamW { lr: 1e-4, weight_decay: 0.01, ..ParamsAdamW::default() };
     let mut optimizer = AdamW::new(variables.clone(), parameters)?;
     let batches = batches(task.sizes, &device)?;
-    let threads = thread::available_parallelism().map_or(0, usize::from);
-    let hello =
-        json!({ "framework": "candle", "version": "0.11.1", "device": "CPU", "threads": threads });
-    writeln!(stdout(), "{hello}")?;
-    let mut batches = batches.iter().cycle();
-    for line in stdin().lock().lines() {
-        let line = line?;
-        let count: usize = line.strip_prefix("step ").ok_or("not understood")?.parse()?;
-        let (mut seconds, mut loss) = (Vec::new(), f32::NAN);
-        for batch in batches.by_ref().take(count) {
-            let began = Instant::now();
-            loss = step(&task, &model, &variables, &mut optimizer, batch)?;
-            seconds.push(began.elapsed().as_secs_f64());
-        }
-        let reply = json!({
-            "seconds": seconds,
-            "loss": loss,
-            "peak_bytes": null,
-            "resident_peak_bytes": resident_peak_bytes(),
-        });
-        writeln!(stdout(), "{reply}")?;
-    }
-    Ok(())
-}
-
-/// The most that this process had in memory (Linux).
-fn resident_peak_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes << 10)
+    serve(["candle", "0.11.1", "CPU"], &batches, |batch| {
+        Ok(step(&task, &model, &variables, &mut optimizer, batch)?)
+    })
 }

@@ -1,7 +1,7 @@
 //! How many blocks each stage gets where blocks, or machines, are not all alike.
 
-use super::{PipelineError, partition, slowest};
-use crate::{Array, Result, distributed::Mesh, profile::LayerProfile};
+use super::{partition, slowest};
+use crate::{Array, Result, distributed::Mesh};
 use std::{iter::once, ops::Range};
 
 /// How much longer than the best cut an even one may take and still be chosen: times that are measured are not exact,
@@ -11,48 +11,15 @@ const EVEN_ENOUGH: f64 = 1.05;
 /// How long the parts of a model take, forward and backward, in seconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlockCosts {
-    /// What is marked as a [layer](crate::profile::layer) before the model's stack.
+    /// What comes before the model's stack.
     pub before: f64,
     /// The blocks of the stack.
     pub blocks: Vec<f64>,
-    /// What comes behind the stack, and all that is not marked: a head and a loss take longer than an embedding.
+    /// What comes behind it: a head and a loss take longer than an embedding.
     pub after: f64,
 }
 
 impl BlockCosts {
-    /// The costs of the model that was profiled.
-    ///
-    /// ```no_run
-    /// use mlx_train_core::{batch::Batch, distributed::{BlockCosts, Mesh}, model::BaseModel, profile::profile_layers};
-    /// # fn example(mesh: &Mesh, model: &mut dyn BaseModel, batch: &Batch) -> mlx_train_core::Result<()> {
-    /// let costs = BlockCosts::of(&profile_layers(model, batch, 3)?)?;
-    /// let blocks = costs.balance(mesh)?; // for `PipelineOptions::blocks`
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// [`PipelineError::NoStack`] when no block was measured.
-    pub fn of(profile: &LayerProfile) -> Result<Self> {
-        let mut costs = Self { before: 0.0, blocks: Vec::new(), after: 0.0 };
-        for layer in profile.layers().iter().filter(|layer| layer.depth == 1) {
-            // A stack names its blocks by their positions.
-            let position =
-                layer.name.rsplit_once(' ').and_then(|(_, position)| position.parse().ok());
-            if position == Some(costs.blocks.len()) {
-                costs.blocks.push(layer.seconds());
-            } else if costs.blocks.is_empty() {
-                costs.before += layer.seconds();
-            } else {
-                costs.after += layer.seconds();
-            }
-        }
-        if costs.blocks.is_empty() {
-            return Err(PipelineError::NoStack.into());
-        }
-        costs.after += profile.layers().first().map_or(0.0, |model| model.own_seconds);
-        Ok(costs)
-    }
-
     /// How long all of it takes.
     pub fn seconds(&self) -> f64 {
         self.before + self.blocks.iter().sum::<f64>() + self.after
@@ -107,62 +74,5 @@ impl BlockCosts {
             blocks: (0..num_blocks).map(|index| mean(&|costs| costs.blocks[index])).collect(),
             after: mean(&|costs| costs.after),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        batch::Batch,
-        loss,
-        model::{BaseModel, Loss},
-        nn::{Linear, Stack},
-        profile::{layer, profile_layers},
-    };
-    use mlx_rs::module::Module;
-    use std::slice::from_ref;
-
-    #[derive(Debug, crate::ModuleParameters)]
-    struct Model {
-        #[param]
-        first: Linear,
-        #[param]
-        layers: Stack<Linear>,
-        #[param]
-        head: Linear,
-    }
-
-    impl BaseModel for Model {
-        fn forward(&mut self, x: &Array) -> Result<Array> {
-            let run = |layer: &mut Linear, x: &[Array]| Ok(layer.forward(&x[0])?);
-            let x = layer("first", &mut self.first, from_ref(x), run)?;
-            let x = self.layers.forward(x, |layer, _, x| Ok(layer.forward(&x)?))?;
-            layer("head", &mut self.head, &[x], run)
-        }
-
-        fn loss_fn(&mut self, x: &Array, y: &Array) -> Result<Loss> {
-            loss::mse(&self.forward(x)?, y)
-        }
-    }
-
-    #[test]
-    fn a_profile_tells_blocks_from_what_is_around_them() -> Result<()> {
-        let linear = || Linear::new(4, 4);
-        let layers = (0..3).map(|_| Ok(linear()?)).collect::<Result<_>>()?;
-        let mut model = Model { first: linear()?, layers, head: linear()? };
-        let x = Array::zeros::<f32>(&[2, 4])?;
-        let profile = profile_layers(&mut model, &Batch::new(x.clone(), x), 1)?;
-        let costs = BlockCosts::of(&profile)?;
-        let seconds = |name: &str| {
-            let layer = profile.layers().iter().find(|layer| layer.name == name);
-            layer.map(|layer| layer.seconds().to_bits())
-        };
-        assert_eq!(seconds("first"), Some(costs.before.to_bits()));
-        let blocks: Vec<_> = costs.blocks.iter().map(|cost| Some(cost.to_bits())).collect();
-        assert_eq!(blocks, [0, 1, 2].map(|index| seconds(&format!("Linear {index}"))));
-        assert!(costs.after >= f64::from_bits(seconds("head").expect("it was measured")));
-        assert!(costs.balance(&Mesh::alone())? == [3]);
-        Ok(())
     }
 }
