@@ -123,7 +123,13 @@ pub fn load_weights(
 /// Weights on disk that fit a model, of which nothing is read yet: [`load_weights`] for a model that need not be in
 /// memory whole.
 ///
-/// [`Trainer::weights`](crate::train::Trainer::weights) takes them.
+/// ```no_run
+/// # use mlx_train_core::{Result, data::InMemory, model::BaseModel, store::{LoadOptions, StoredWeights}, train::*};
+/// # fn example(mut model: Box<dyn BaseModel>, training: InMemory) -> Result<()> {
+/// let weights = StoredWeights::open(&model, "downloads/model.safetensors", &LoadOptions::default())?;
+/// Trainer::new(&mut model, TrainConfig::default())?.weights(weights).run(training)?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct StoredWeights {
     file: ArraySet,
