@@ -49,7 +49,7 @@
 //! `use my_models as _;` is enough.
 //!
 //! Nothing runs before `main`. The linker gathers the entries, in an order that means nothing; the
-//! first look-up sorts them and builds an index, once for the process.
+//! first look-up builds an index of them, once for the process.
 
 mod description;
 mod entry;
@@ -66,12 +66,14 @@ use crate::Result;
 use index::Index;
 use std::sync::OnceLock;
 
-/// What `#[register_model]` expands to; not part of the public API.
+/// What `#[register_model]` expands to, and the index for benchmarks of more models than a program has; not part of
+/// the public API.
 #[doc(hidden)]
 pub mod private {
     pub use super::{
         MLX_TRAIN_MODELS,
         entry::{ModelEntry, RegisteredBuild, RegisteredModel, Registration},
+        index::Index,
     };
 }
 
