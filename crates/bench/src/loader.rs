@@ -1,11 +1,11 @@
-//! How long a step waits for its data, at ten times the rate of the small GPT on this machine.
+//! How long a step waits for its data, at ten times the rate of `gpt-s` on this machine.
 
 use crate::{
     Options,
     by_hand::ByHand,
     record::Record,
-    small_gpt::{self, BATCH_SIZE, SEQ_LEN, TOKENS},
-    timing::{NUM_WARMUPS, Quantiles, timed},
+    timing::{NUM_WARMUPS, Quantiles, steps, timed},
+    training::Work,
 };
 use mlx_train::{
     Error, Result,
@@ -15,8 +15,12 @@ use mlx_train::{
 use serde_json::json;
 use std::{path::Path, thread::sleep, time::Duration};
 
-/// How much faster than the small GPT the batches are taken.
+/// How much faster than by `gpt-s` the batches are taken.
 const SPEED_UP: f64 = 10.0;
+
+/// As `gpt-s` has them.
+const BATCH_SIZE: usize = 8;
+const SEQ_LEN: usize = 256;
 
 /// How many tokens the files have: 64 MB.
 const NUM_TOKENS: usize = 1 << 25;
@@ -26,11 +30,11 @@ const NUM_TOKENS: usize = 1 << 25;
 /// Token files are mapped into memory, and windows of them drawn in a random order. In the place of
 /// a step this thread sleeps, as it does while a GPU computes.
 pub fn run(options: &Options) -> Result<()> {
-    let step_seconds = small_gpt_seconds()? / SPEED_UP;
+    let step_seconds = gpt_s_seconds()? / SPEED_UP;
     let folder = tempfile::tempdir()
         .map_err(|error| Error::message(format!("no folder to write tokens to: {error}")))?;
     let windows = windows(folder.path())?;
-    let options_of_loader = LoaderOptions { batch_size: BATCH_SIZE as usize, ..Default::default() };
+    let options_of_loader = LoaderOptions { batch_size: BATCH_SIZE, ..Default::default() };
     let num_workers = options_of_loader.num_workers;
     let mut loader = DataLoader::new(windows, options_of_loader)?;
 
@@ -49,11 +53,11 @@ pub fn run(options: &Options) -> Result<()> {
     Record {
         benchmark: "loader",
         framework: "mlx-train",
-        model: "small-gpt",
+        model: Work::GptS.name(),
         shapes: json!({ "batch_size": BATCH_SIZE, "seq_len": SEQ_LEN, "num_tokens": NUM_TOKENS }),
         dtype: "int32",
         compiled: false,
-        tokens_per_second: Some(f64::from(TOKENS) / (step_seconds + mean)),
+        tokens_per_second: Some((BATCH_SIZE * SEQ_LEN) as f64 / (step_seconds + mean)),
         seconds,
         first_seconds,
         peak_bytes: Memory::now()?.peak_bytes,
@@ -67,16 +71,11 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// The median of a few steps.
-fn small_gpt_seconds() -> Result<f64> {
-    let mut by_hand = ByHand::new(&small_gpt::model()?, false)?;
-    let batch = small_gpt::batches(1)?.swap_remove(0);
-    let mut seconds = Vec::new();
-    for _ in 0..NUM_WARMUPS {
-        let (loss, time) = timed(|| by_hand.step(&batch.x, &batch.y, 1e-4));
-        loss?;
-        seconds.push(time);
-    }
-    Ok(Quantiles::of(seconds).median)
+fn gpt_s_seconds() -> Result<f64> {
+    let work = Work::GptS;
+    let mut by_hand = ByHand::new(work.model()?, &work.step_options(false)?)?;
+    let batch = work.sizes().batches()?.swap_remove(0);
+    Ok(steps(NUM_WARMUPS, || by_hand.step(&batch, 1e-4).map(drop))?.seconds.median)
 }
 
 fn windows(folder: &Path) -> Result<Windows> {
@@ -88,5 +87,5 @@ fn windows(folder: &Path) -> Result<Windows> {
         writer.push(false, &text)?;
         writer.end_document(false);
     }
-    writer.finish()?.training().windows(SEQ_LEN as usize)
+    writer.finish()?.training().windows(SEQ_LEN)
 }

@@ -17,15 +17,13 @@ mod memory;
 mod pipeline;
 mod plan;
 mod ranks;
-mod record;
 mod scaling;
-mod small_gpt;
 mod step_overhead;
-mod timing;
 mod training;
 
 use clap::{Parser, ValueEnum};
 use mlx_train::Result;
+use mlx_train_bench::{record, timing};
 
 /// Measure mlx-train, one JSON line a run
 #[derive(Debug, Parser)]
@@ -64,9 +62,9 @@ struct Options {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Name {
-    /// A step of the engine against the bare MLX calls
+    /// A step of the engine against the same maths in a loop by hand
     StepOverhead,
-    /// The wait for data at ten times the rate of the small GPT
+    /// The wait for data at ten times the rate of gpt-s
     Loader,
     /// Saving and loading a checkpoint against `cp` and reading its files
     Checkpoint,
@@ -96,7 +94,7 @@ fn main() -> Result<()> {
     let names = if names.is_empty() { Name::value_variants() } else { &names[..] };
     for name in names {
         match name {
-            Name::StepOverhead => step_overhead::run(&options)?,
+            Name::StepOverhead => step_overhead::run(&options, training.works())?,
             Name::Loader => loader::run(&options)?,
             Name::Checkpoint => checkpoint::run(&options)?,
             Name::Loss => loss::run(&options, &loss)?,

@@ -1,11 +1,11 @@
 //! A run on one line of JSON: what was measured, on what, and the figures.
 
-use crate::{timing::Quantiles, training::resident_peak_bytes};
+use crate::timing::Quantiles;
 use mlx_train::{Error, Result, run::Environment};
 use serde::Serialize;
 use serde_json::Value;
 use std::{
-    env,
+    env, fs,
     io::{Write, stdout},
 };
 
@@ -46,11 +46,17 @@ pub struct Record {
 
 impl Record {
     /// Prints the line, with what is known of the machine.
+    ///
+    /// # Errors
+    /// When nobody reads the output any more.
     pub fn print(&self) -> Result<()> {
         self.print_of(Framework::this())
     }
 
     /// As [`Record::print`], of a framework that has run in a process of its own.
+    ///
+    /// # Errors
+    /// As [`Record::print`].
     pub fn print_of(&self, framework: Framework) -> Result<()> {
         let text = self.line(framework)?.to_string();
         let written = writeln!(stdout(), "{text}");
@@ -113,6 +119,14 @@ impl Framework {
             resident_peak_bytes: resident_peak_bytes(),
         }
     }
+}
+
+/// The most that this process had in memory (Linux).
+pub fn resident_peak_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes << 10)
 }
 
 /// What figures depend on besides.

@@ -1,138 +1,198 @@
-//! A training step of the small GPT: the engine's against the same maths in bare MLX calls.
+//! What the engine costs: a step in the loop of a [`Trainer`] against the same maths in a loop by hand.
+//!
+//! The two take turns step by step, the one by hand whenever the other has reported a step. What the engine does
+//! between two reports counts: waiting for data, the step, its checks, numbers and report. An overhead is the
+//! engine's time over the mean of its neighbours' times by hand, minus one; that of a run is the median.
 
 use crate::{
     Options,
     by_hand::ByHand,
     record::Record,
-    small_gpt,
     timing::{NUM_WARMUPS, Quantiles, timed},
+    training::Work,
 };
 use mlx_train::{
-    Array, Error, Result,
-    data::Batch,
-    optim::{AdamW, Clip},
+    Error, Result,
+    data::{Batch, DataLoader, InMemory, LoaderOptions, Order},
+    mlx_rs::ops::concatenate,
+    optim::{AdamW, ScheduleConfig},
     profile::Memory,
-    train::{CompileMode, StepOptions, TrainStep},
+    run::Environment,
+    train::{CompileMode, Event, TrainConfig, Trainer},
 };
 use serde_json::{Value, json};
+use std::time::Instant;
 
 const LEARNING_RATE: f32 = 1e-4;
 
-/// How many batches take turns.
-const NUM_BATCHES: i32 = 4;
-
-/// How far the losses of both may be apart, relative: they are f32, in another order.
-const TOLERANCE: f32 = 1e-3;
+/// How far the losses of both may be apart, relative: sums over parameters may be in another order.
+const TOLERANCE: f64 = 1e-4;
 
 /// For how many steps the losses are compared: a GPU with `TensorFloat-32` takes the two apart over time.
-const NUM_COMPARED: u32 = 20;
+const NUM_COMPARED: usize = 20;
 
-/// Measures, and prints a line for each of the two.
-///
-/// They take turns step by step, and the overhead is the median of the ratios of neighbouring steps:
-/// what slows the machine down for longer than a step slows both.
-pub fn run(options: &Options) -> Result<()> {
-    let batches = small_gpt::batches(NUM_BATCHES)?;
-    let mut model = small_gpt::model()?;
+/// Measures, and prints a line for each of the two, of each work.
+pub fn run(options: &Options, works: &[Work]) -> Result<()> {
+    let works = match works {
+        [] if Environment::here().backend == "CPU" => &[Work::GptS, Work::MlpS],
+        [] => &[Work::GptS, Work::MlpS, Work::Gpt2Small][..],
+        works => works,
+    };
+    works.iter().try_for_each(|&work| compare(work, options))
+}
 
-    let mut by_hand = ByHand::new(&model, options.compile)?;
-    let step = |batch: &Batch| by_hand.step(&batch.x, &batch.y, LEARNING_RATE);
-    let mut bare = Contender::warm_up("mlx by hand", &batches, step)?;
-
-    let step_options = StepOptions {
-        clip: Clip::default().global_norm(1.0)?,
+fn compare(work: Work, options: &Options) -> Result<()> {
+    let batches = work.sizes().batches()?;
+    let loader = loader_of(&batches)?;
+    let config = TrainConfig {
+        steps: u64::from(NUM_WARMUPS + options.steps),
+        learning_rate: f64::from(LEARNING_RATE),
+        schedule: ScheduleConfig::Constant,
+        max_grad_norm: work.max_grad_norm(),
+        precision: work.precision(),
         compile: if options.compile { CompileMode::On } else { CompileMode::Off },
-        ..StepOptions::default()
+        // More than a loop does by default, which reports each tenth step and lets the device run ahead to the others.
+        log_every: 1,
+        ..TrainConfig::default()
     };
-    let mut train_step = TrainStep::new(&mut model, AdamW::default(), 0, step_options)?;
-    let step = |batch: &Batch| {
-        let output = train_step.run([Ok(batch.clone())], f64::from(LEARNING_RATE))?;
-        Ok(output.loss.value)
-    };
-    let mut engine = Contender::warm_up("mlx-train", &batches, step)?;
+    let mut turns = Turns::new(work, options.compile, &batches)?;
+    let mut failure = None;
+    let mut model = work.model()?;
+    Trainer::new(&mut model, config)?
+        .optimizer(AdamW::default())
+        .on_event(|event| {
+            if let (Event::Step(report), None) = (event, &failure) {
+                failure = turns.take(report.loss).err();
+            }
+        })
+        .run_loader(loader)?;
+    failure.map_or(Ok(()), Err)?;
+    turns.records(work, options).iter().try_for_each(Record::print)
+}
 
-    let mut ratios = Vec::new();
-    for (index, batch) in (0..options.steps).zip(batches.iter().cycle()) {
-        // Each goes first as often as the other.
-        let (ours, theirs) = if index % 2 == 0 {
-            let ours = engine.step(batch)?;
-            (ours, bare.step(batch)?)
-        } else {
-            let theirs = bare.step(batch)?;
-            (engine.step(batch)?, theirs)
-        };
-        if index < NUM_COMPARED && (ours.loss / theirs.loss - 1.0).abs() > TOLERANCE {
+/// The rows of the batches one after the other, for ever.
+fn loader_of(batches: &[Batch]) -> Result<DataLoader> {
+    let [x, y] = [|batch: &Batch| batch.x.clone(), |batch: &Batch| batch.y.clone()]
+        .map(|part| concatenate(&batches.iter().map(part).collect::<Vec<_>>(), 0));
+    let batch_size = batches.first().map_or(0, |batch| batch.x.dim(0)) as usize;
+    let options =
+        LoaderOptions { batch_size, order: Order::Sequential, ..LoaderOptions::default() };
+    DataLoader::new(InMemory::new(x?, y?)?, options)
+}
+
+/// The steps by hand between those of the engine, and the time of both.
+struct Turns<'a> {
+    by_hand: ByHand,
+    batches: &'a [Batch],
+    /// What MLX holds for others than the engine, and for others than the loop by hand.
+    before: [u64; 2],
+    /// When the engine went on.
+    began: Instant,
+    engine: Measured,
+    bare: Measured,
+}
+
+#[derive(Default)]
+struct Measured {
+    seconds: Vec<f64>,
+    peak_bytes: u64,
+}
+
+impl<'a> Turns<'a> {
+    fn new(work: Work, compile: bool, batches: &'a [Batch]) -> Result<Self> {
+        let before = Memory::now()?.active_bytes;
+        let by_hand = ByHand::new(work.model()?, &work.step_options(compile)?)?;
+        let before = [Memory::now()?.active_bytes, before];
+        Memory::reset_peak()?;
+        let (engine, bare) = (Measured::default(), Measured::default());
+        Ok(Self { by_hand, batches, before, began: Instant::now(), engine, bare })
+    }
+
+    /// Notes the engine's step, whose loss is given, and takes the same by hand.
+    fn take(&mut self, loss: f64) -> Result<()> {
+        self.engine.seconds.push(self.began.elapsed().as_secs_f64());
+        let [others_of_engine, others_of_bare] = self.before;
+        let memory = Memory::now()?;
+        let peak_bytes = memory.peak_bytes.saturating_sub(others_of_engine);
+        self.engine.peak_bytes = self.engine.peak_bytes.max(peak_bytes);
+        // All that the engine keeps from step to step.
+        let others_of_bare = others_of_bare + memory.active_bytes.saturating_sub(others_of_engine);
+        Memory::reset_peak()?;
+
+        let index = self.bare.seconds.len();
+        let batch = &self.batches[index % self.batches.len()];
+        let (by_hand, seconds) = timed(|| {
+            let loss = self.by_hand.step(batch, LEARNING_RATE)?;
+            Ok::<_, Error>(f64::from(loss.try_item_exact::<f32>()?))
+        });
+        let by_hand = by_hand?;
+        self.bare.seconds.push(seconds);
+        let peak_bytes = Memory::now()?.peak_bytes.saturating_sub(others_of_bare);
+        self.bare.peak_bytes = self.bare.peak_bytes.max(peak_bytes);
+        if index < NUM_COMPARED && (by_hand / loss - 1.0).abs() > TOLERANCE {
             return Err(Error::message(format!(
-                "the two steps do not compute the same: their losses are {} and {} after {index} steps",
-                ours.loss, theirs.loss
+                "the two do not compute the same: after {index} steps the loss is {loss} in the engine and \
+                 {by_hand} by hand"
             )));
         }
-        ratios.push(ours.seconds / theirs.seconds - 1.0);
-    }
-    bare.record(options, json!({})).print()?;
-    engine.record(options, json!({ "overhead": Quantiles::of(ratios) })).print()
-}
-
-/// One of the two that are compared.
-struct Contender<'a> {
-    framework: &'static str,
-    step: Box<Step<'a>>,
-    first_seconds: f64,
-    peak_bytes: u64,
-    seconds: Vec<f64>,
-}
-
-/// Takes a step and returns its loss `()`, evaluated.
-type Step<'a> = dyn FnMut(&Batch) -> Result<Array> + 'a;
-
-struct Measured {
-    loss: f32,
-    seconds: f64,
-}
-
-impl<'a> Contender<'a> {
-    /// Takes the steps that are not counted. What MLX holds at their most is this one's alone.
-    fn warm_up(
-        framework: &'static str,
-        batches: &[Batch],
-        step: impl FnMut(&Batch) -> Result<Array> + 'a,
-    ) -> Result<Self> {
-        let (step, seconds) = (Box::new(step), Vec::new());
-        let mut this = Self { framework, step, first_seconds: 0.0, peak_bytes: 0, seconds };
-        let others = Memory::now()?.active_bytes;
         Memory::reset_peak()?;
-        for (index, batch) in (0..NUM_WARMUPS).zip(batches.iter().cycle()) {
-            let measured = this.step(batch)?;
-            if index == 0 {
-                this.first_seconds = measured.seconds;
-            }
-        }
-        this.peak_bytes = Memory::now()?.peak_bytes.saturating_sub(others);
-        this.seconds.clear();
-        Ok(this)
+        self.began = Instant::now();
+        Ok(())
     }
 
-    fn step(&mut self, batch: &Batch) -> Result<Measured> {
-        let (loss, seconds) = timed(|| (self.step)(batch));
-        let loss = loss?.try_item_exact::<f32>()?;
-        self.seconds.push(seconds);
-        Ok(Measured { loss, seconds })
+    fn records(self, work: Work, options: &Options) -> [Record; 2] {
+        let overhead = overheads(&self.engine.seconds, &self.bare.seconds);
+        let further = json!({ "overhead": Quantiles::of(overhead) });
+        [
+            self.bare.record("by hand", work, options, json!({})),
+            self.engine.record("mlx-train", work, options, further),
+        ]
     }
+}
 
-    fn record(self, options: &Options, further: Value) -> Record {
-        let seconds = Quantiles::of(self.seconds);
+/// The engine's time of each step after the warm-up over the mean of its neighbours' times by hand, minus one.
+fn overheads(engine: &[f64], bare: &[f64]) -> Vec<f64> {
+    let around = bare.windows(2).map(|pair| f64::midpoint(pair[0], pair[1]));
+    let overheads = engine.iter().skip(1).zip(around).map(|(engine, bare)| engine / bare - 1.0);
+    overheads.skip(NUM_WARMUPS as usize - 1).collect()
+}
+
+impl Measured {
+    fn record(
+        mut self,
+        framework: &'static str,
+        work: Work,
+        options: &Options,
+        further: Value,
+    ) -> Record {
+        let first_seconds = self.seconds.first().copied().unwrap_or(f64::NAN);
+        let seconds = Quantiles::of(self.seconds.split_off(NUM_WARMUPS as usize));
         Record {
             benchmark: "step-overhead",
-            framework: self.framework,
-            model: "small-gpt",
-            shapes: small_gpt::shapes(),
-            dtype: "float32",
+            framework,
+            model: work.name(),
+            shapes: json!(work.sizes()),
+            dtype: work.dtype(),
             compiled: options.compile,
-            tokens_per_second: Some(f64::from(small_gpt::TOKENS) / seconds.median),
+            tokens_per_second: Some(f64::from(work.sizes().num_items()) / seconds.median),
             seconds,
-            first_seconds: self.first_seconds,
+            first_seconds,
             peak_bytes: self.peak_bytes,
             further,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_compared_with_those_before_and_after_it_and_the_warm_up_with_none() {
+        let engine = [9.0, 9.0, 9.0, 9.0, 9.0, 4.5, 3.0];
+        let bare = [1.0, 1.0, 1.0, 1.0, 4.0, 2.0, 3.0];
+        let expected = [4.5 / 3.0 - 1.0, 3.0 / 2.5 - 1.0];
+        let found = overheads(&engine, &bare);
+        assert!(found.len() == 2 && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12));
     }
 }

@@ -10,7 +10,7 @@ mod table;
 mod work;
 mod worker;
 
-pub use self::{work::Work, worker::resident_peak_bytes};
+pub use self::work::Work;
 
 use self::{contender::Contender, peer::Peer};
 use crate::{Options, timing::NUM_WARMUPS};
@@ -26,9 +26,9 @@ const TURN: u32 = 5;
 
 /// What is measured, and against what.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Options of training and scaling")]
+#[command(next_help_heading = "Options of training, scaling and step-overhead")]
 pub struct TrainingArgs {
-    /// What is trained (repeatable) [default: gpt-s and mlp-s; of scaling gpt2-124m on GPUs, else gpt-s]
+    /// What is trained (repeatable) [default: gpt-s and mlp-s; of step-overhead all on GPUs; of scaling gpt2-124m on GPUs, else gpt-s]
     #[arg(long, value_enum, value_name = "WORK")]
     work: Vec<Work>,
     /// Measure Python MLX, `PyTorch`, burn and candle beside, as far as they are there

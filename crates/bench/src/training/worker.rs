@@ -4,6 +4,7 @@
 //! of JSON. It ends when its input does.
 
 use super::Task;
+use crate::record::resident_peak_bytes;
 use mlx_train::{
     Error, Result,
     data::Batch,
@@ -15,7 +16,6 @@ use mlx_train::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    fs,
     io::{BufRead, Write, stdin, stdout},
     time::Instant,
 };
@@ -92,14 +92,6 @@ pub fn serve(task: Task) -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-/// The most that this process had in memory (Linux).
-pub fn resident_peak_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes << 10)
 }
 
 fn write_line(value: &impl Serialize) -> Result<()> {

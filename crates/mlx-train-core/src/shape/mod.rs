@@ -12,7 +12,7 @@ pub use error::ShapeError;
 /// If a shape does not fit, the surrounding function returns a [`ShapeError`] as its own error, which
 /// [`crate::Error`], mlx-rs's `Exception` and `Box<dyn Error>` can be. The check reads no data and
 /// waits for none; where it holds it takes a few nanoseconds, most of them to ask MLX for the shape, and
-/// allocates nothing. `cargo run --release -p mlx-train-core --example assert_shape_cost` measures it.
+/// allocates nothing. `cargo xtask bench micro -- shape` measures it.
 ///
 /// `assert_shape!(x, [axes]);` checks one array, `assert_shape!(x: [axes], y: [axes]);` several at
 /// once. An axis is
