@@ -13,7 +13,7 @@ use mlx_train::{
     rng,
     train::{CompileMode, Precision, StepOptions},
 };
-use std::{mem, rc::Rc};
+use std::{iter::once, mem, rc::Rc};
 
 /// A model in a loop, with the state of `AdamW`.
 pub struct ByHand {
@@ -76,8 +76,8 @@ impl ByHand {
         };
         // Nobody holds the old values then, and the new ones take their memory.
         drop(inputs);
-        ffi::eval(&outputs)?;
         let loss = outputs.pop().ok_or_else(|| Error::message("the step has no outputs"))?;
+        ffi::eval(once(&loss).chain(&outputs))?;
         self.state = outputs;
         Ok(loss)
     }
