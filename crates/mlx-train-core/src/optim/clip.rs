@@ -4,6 +4,7 @@ use super::{
     GradientNorms, Norms,
     arithmetic::{scalar, working_dtype},
     error::check_positive,
+    lanes::Lanes,
 };
 use crate::Result;
 use mlx_rs::{
@@ -107,7 +108,7 @@ pub(super) fn scaled_to_norm(
     // In f32: as bf16 the scale alone would be off by up to 0.4 %.
     let scaled =
         |g: &Array| Ok(g.as_dtype(working_dtype(g))?.multiply(&scale)?.as_dtype(g.dtype())?);
-    gradients.iter().map(scaled).collect()
+    Lanes::map(gradients, scaled)
 }
 
 #[cfg(test)]

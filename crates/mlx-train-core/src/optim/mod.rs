@@ -17,6 +17,7 @@ mod config;
 mod error;
 mod frozen;
 mod groups;
+mod lanes;
 mod lion;
 mod moments;
 mod muon;
@@ -51,6 +52,7 @@ pub use sgd::Sgd;
 pub use state::OptimizerState;
 pub use weight_decay::WeightDecay;
 
+use self::lanes::Lanes;
 use crate::Result;
 use mlx_rs::{Array, ops::select};
 use std::fmt::Debug;
@@ -251,10 +253,10 @@ pub(crate) fn update_where(
     coefficients: &Coefficients,
 ) -> Result<(Vec<Array>, OptimizerState)> {
     if let Some(coefficients) = coefficients.resting_unless(counts)? {
-        for gradient in &mut gradients {
+        gradients = Lanes::map(&gradients, |gradient| {
             let zero = Array::from_f32(0.0).as_dtype(gradient.dtype())?;
-            *gradient = select(counts, &*gradient, zero)?;
-        }
+            Ok(select(counts, gradient, zero)?)
+        })?;
         return update_all(optimizer, parameters, &gradients, state, &coefficients);
     }
     let (updated, new_state) = update_all(optimizer, parameters, &gradients, state, coefficients)?;
@@ -272,11 +274,12 @@ pub(crate) fn update_all(
     state: &OptimizerState,
     coefficients: &Coefficients,
 ) -> Result<(Vec<Array>, OptimizerState)> {
+    let lanes = Lanes::over(parameters)?;
     let mut updated = Vec::with_capacity(parameters.len());
     let new_state = state.try_map(|index, name, arrays| {
         let parameter = Parameter { name, value: &parameters[index] };
-        let (value, arrays) =
-            optimizer.update(parameter, &gradients[index], arrays, coefficients)?;
+        let (value, arrays) = lanes
+            .run(index, || optimizer.update(parameter, &gradients[index], arrays, coefficients))?;
         updated.push(value);
         Ok(arrays)
     })?;
