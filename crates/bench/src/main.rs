@@ -11,6 +11,7 @@ mod by_hand;
 mod checkpoint;
 mod estimate;
 mod growth;
+mod kernels;
 mod loader;
 mod loss;
 mod memory;
@@ -68,6 +69,8 @@ enum Name {
     Loader,
     /// Saving and loading a checkpoint against `cp` and reading its files
     Checkpoint,
+    /// Kernels of our own against MLX's operations: the same numbers, and the time of each
+    Kernels,
     /// The loss of an output layer in chunks against whole logits
     Loss,
     /// The estimate of a step's memory against what MLX then holds
@@ -97,6 +100,7 @@ fn main() -> Result<()> {
             Name::StepOverhead => step_overhead::run(&options, training.works())?,
             Name::Loader => loader::run(&options)?,
             Name::Checkpoint => checkpoint::run(&options)?,
+            Name::Kernels => kernels::run(&options)?,
             Name::Loss => loss::run(&options, &loss)?,
             Name::Estimate => estimate::run(&options)?,
             Name::Memory => memory::run(&options, &memory)?,

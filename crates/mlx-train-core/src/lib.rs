@@ -17,6 +17,7 @@ mod exponential;
 pub mod ffi;
 pub mod graph;
 mod integers;
+pub mod kernels;
 pub mod shape;
 
 pub mod config;

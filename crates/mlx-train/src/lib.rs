@@ -101,8 +101,8 @@ pub use mlx_train_core::{
     Array, Error, ModuleParameters, Result, Shard, assert_dtype, assert_same_shape, assert_shape,
     bytes, chart, checkpoint,
     config::{self, ModelConfig},
-    data, distributed, error, estimate, ffi, file, generate, graph, loss, model, nn, optim, plan,
-    profile, register_model,
+    data, distributed, error, estimate, ffi, file, generate, graph, kernels, loss, model, nn,
+    optim, plan, profile, register_model,
     registry::{self, ModelRegistry},
     rng, shape, store, train,
 };

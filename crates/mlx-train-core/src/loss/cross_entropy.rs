@@ -1,7 +1,10 @@
 //! Cross-entropy over classes, and over independent yes-no questions.
 
 use super::{Loss, LossError, regression::check_same_shape, sum::sum_f32};
-use crate::{Array, Result, exponential::log_sum_exp, integers, shape::is_integer};
+use crate::{
+    Array, Result, exponential::log_sum_exp, integers, kernels::cross_entropy as kernels,
+    shape::is_integer,
+};
 use mlx_rs::{
     Dtype,
     ops::{logaddexp, maximum, select},
@@ -50,16 +53,17 @@ pub fn cross_entropy(logits: &Array, targets: &Array, options: &CrossEntropy) ->
     if targets.size() == 0 {
         return Ok(nothing());
     }
-    let logits = logits.as_dtype(Dtype::Float32)?;
     let num_classes = logits.dim(-1);
-    let Classes { nearest, is_class, mask } =
-        Classes::of(targets, num_classes, options.ignore_index)?;
-
-    let log_z = log_sum_exp(&logits)?; // (...)
-    let picked = logits.take_along_axis(nearest.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
-    let mean = options.mean_of(&logits)?;
-    let each = options.of_each(&Scores { log_z, picked, mean })?;
-    masked_mean(&nan_unless(&is_class, &each)?, mask.as_ref())
+    let classes = Classes::of(targets, num_classes, options.ignore_index)?;
+    let each = match kernels::Rows::of(logits.dtype(), options.terms())? {
+        Some(rows) => {
+            let logits = logits.reshape(&[-1, num_classes])?; // (N, V)
+            let targets = classes.or_negative()?.reshape(&[-1])?; // (N,)
+            rows.losses(&logits, &targets)?.reshape(classes.nearest.shape())?
+        }
+        None => options.of_logits(logits, &classes)?,
+    };
+    masked_mean(&each, classes.mask.as_ref())
 }
 
 /// What the loss of each target takes of its logits, f32 `(...)`.
@@ -92,6 +96,11 @@ impl Classes {
         let mask = ignore_index.map(|ignored| targets.ne(Array::from_int(ignored))).transpose()?;
         Ok(Self { nearest, is_class, mask })
     }
+
+    /// The targets as int32 `(...)`, -1 for those that are no class.
+    pub(super) fn or_negative(&self) -> Result<Array> {
+        Ok(select(&self.is_class, &self.nearest, Array::from_int(-1))?)
+    }
 }
 
 /// `each` where `is_class`, else NaN: a mean over a target that is no class is not a number.
@@ -110,6 +119,25 @@ impl CrossEntropy {
             return option("z_loss", self.z_loss, "finite and not negative");
         }
         Ok(())
+    }
+
+    /// What kernels are told of it.
+    pub(super) fn terms(&self) -> kernels::Terms {
+        let &Self { label_smoothing, z_loss, .. } = self;
+        kernels::Terms { label_smoothing, z_loss }
+    }
+
+    /// The loss of each target `(...)` by MLX's operations on logits `(..., V)`.
+    fn of_logits(
+        &self,
+        logits: &Array,
+        Classes { nearest, is_class, .. }: &Classes,
+    ) -> Result<Array> {
+        let logits = logits.as_dtype(Dtype::Float32)?;
+        let log_z = log_sum_exp(&logits)?; // (...)
+        let picked = logits.take_along_axis(nearest.expand_dims(-1)?, -1)?.squeeze_axes(&[-1])?;
+        let mean = self.mean_of(&logits)?;
+        nan_unless(is_class, &self.of_each(&Scores { log_z, picked, mean })?)
     }
 
     /// The mean of logits `(..., V)`, where it counts.

@@ -18,6 +18,10 @@
 //! multiplied into the narrow side of these products, and what is the same in each column is added to
 //! their results.
 //!
+//! On a GPU that has all classes, a kernel makes losses and gradient `dx` of a chunk's logits in one pass
+//! ([`kernels`]), and all terms are in the matrix that the two products take. Beside the logits of a chunk there is
+//! then their gradient, as large, and no copy in f32.
+//!
 //! Where the classes are divided among ranks, so are the matrices: each rank has the columns of its classes, and the
 //! normaliser, the target's logit and the mean come from all (see [`split_cross_entropy`](super::split_cross_entropy())).
 //!
@@ -29,7 +33,10 @@ use super::{
     cross_entropy::{Classes, Scores, check_integer, masked_sum, mean_of_sum, nan_unless, nothing},
     split_cross_entropy::classes_of,
 };
-use crate::{Array, Error, Result, distributed::Group, exponential::Rows, ffi};
+use crate::{
+    Array, Error, Result, distributed::Group, exponential::Rows, ffi,
+    kernels::cross_entropy as kernels,
+};
 use mlx_rs::{
     Dtype,
     ops::{addmm, concatenate, indexing::TryIndexOp, matmul, select},
@@ -104,8 +111,11 @@ pub fn split_linear_cross_entropy(
     let hidden = group.copy_to_parallel(&hidden)?;
     let weight = weight.as_dtype(dtype)?;
     let column = targets.reshape(&[-1, 1])?;
-    let layer =
+    let mut layer =
         OutputLayer::new(&column, num_classes, *options, chunk.min(num_tokens) as i32, group)?;
+    if group.is_alone() {
+        layer.kernels = kernels::Rows::of(dtype, options.terms())?;
+    }
     let mask = layer.classes.mask.clone();
     mean_of_sum(&layer.sum(&hidden, &weight)?, mask.as_ref(), num_tokens)
 }
@@ -137,6 +147,8 @@ struct OutputLayer {
     chunk: i32,
     /// The ranks that have the other classes.
     group: Group,
+    /// The kernels for logits, on a GPU that has all classes.
+    kernels: Option<kernels::Rows>,
 }
 
 /// What chunks have left so far.
@@ -170,7 +182,8 @@ impl OutputLayer {
             None => classes.is_class.clone(),
         };
         let counted = counted.as_dtype(Dtype::Float32)?;
-        Ok(Self { classes, is_here, counted, options, frozen: None, chunk, group: group.clone() })
+        let (frozen, group, kernels) = (None, group.clone(), None);
+        Ok(Self { classes, is_here, counted, options, frozen, chunk, group, kernels })
     }
 
     /// The sum `()` of the losses of the targets that count, f32.
@@ -206,7 +219,10 @@ impl OutputLayer {
             return Err(Error::message("MLX lost an input of the loss of an output layer"));
         };
         let num_tokens = hidden.dim(0);
-        let mean_weight = self.mean_weight(weight)?;
+        let mean_weight = match self.kernels {
+            Some(_) => None,
+            None => self.mean_weight(weight)?,
+        };
         let mut done = Done::default();
         for start in (0..num_tokens).step_by(self.chunk as usize) {
             let tokens = start..num_tokens.min(start + self.chunk);
@@ -215,6 +231,10 @@ impl OutputLayer {
             let rows = ffi::depends(&[hidden.try_index(tokens.clone())?], &done.last())?;
             let chunk = self.part(tokens)?;
             let logits = matmul(&rows[0], weight.transpose()?)?; // (n, V)
+            if let Some(kernels) = self.kernels {
+                chunk.add_by(kernels, &mut done, &logits, &rows[0], weight, with_gradients)?;
+                continue;
+            }
             let sums = Rows::of(&logits)?;
             let scores = chunk.scores(&logits, &sums, &rows[0], mean_weight.as_ref())?;
             done.each.push(chunk.losses(&scores)?);
@@ -229,7 +249,10 @@ impl OutputLayer {
             outputs.push(concatenate(&done.hidden, 0)?);
         }
         if let Some(d_weight) = done.weight {
-            outputs.push(self.smoothed(d_weight, hidden)?);
+            outputs.push(match self.kernels {
+                Some(_) => d_weight,
+                None => self.smoothed(d_weight, hidden)?,
+            });
         }
         Ok(outputs)
     }
@@ -242,6 +265,34 @@ impl OutputLayer {
         let classes = Classes { nearest: of(nearest)?, is_class: of(is_class)?, mask };
         let is_here = self.is_here.as_ref().map(of).transpose()?;
         Ok(Self { classes, is_here, counted: of(&self.counted)?, ..self.clone() })
+    }
+
+    /// Adds the losses and gradients of a chunk, whose logits `(n, V)` are read once and become their gradient in
+    /// one pass.
+    fn add_by(
+        &self,
+        kernels: kernels::Rows,
+        done: &mut Done,
+        logits: &Array,
+        hidden: &Array,
+        weight: &Array,
+        with_gradients: bool,
+    ) -> Result<()> {
+        let targets = self.classes.or_negative()?.reshape(&[-1])?; // (n,)
+        if !with_gradients {
+            done.each.push(kernels.losses(logits, &targets)?.expand_dims(-1)?);
+            return Ok(());
+        }
+        // A target that does not count has no gradient, be it a class or none.
+        let counted = select(
+            &self.counted.reshape(&[-1])?.gt(Array::from_f32(0.0))?,
+            &targets,
+            Array::from_int(-1),
+        )?;
+        let [each, d_logits] = kernels.losses_and_gradient(logits, &counted)?;
+        done.each.push(each.expand_dims(-1)?);
+        done.hidden.push(matmul(&d_logits, weight)?);
+        self.add_weight(done, &d_logits, hidden)
     }
 
     /// What the losses take of the logits `(n, V)` of a chunk, `(n, 1)` each.
@@ -303,16 +354,22 @@ impl OutputLayer {
             d_hidden = d_hidden.subtract(spread)?;
         }
         done.hidden.push(d_hidden.as_dtype(dtype)?);
+        let scaled = hidden.multiply(scale)?.as_dtype(dtype)?;
+        self.add_weight(done, &d_logits, &scaled)
+    }
+
+    /// Adds the product of `d_logits` `(n, V)` and states `(n, C)` to the gradient of the weight, if it has one.
+    fn add_weight(&self, done: &mut Done, d_logits: &Array, hidden: &Array) -> Result<()> {
         if self.frozen.is_some() {
             return Ok(());
         }
-
-        let scaled = hidden.multiply(scale)?.as_dtype(dtype)?;
         let d_logits = d_logits.transpose()?; // (V, n)
         done.weight = Some(match done.weight.take() {
-            Some(sum) if dtype == Dtype::Float32 => addmm(sum, d_logits, scaled, 1.0, 1.0)?,
-            Some(sum) => sum.add(matmul(d_logits, scaled)?.as_dtype(Dtype::Float32)?)?,
-            None => matmul(d_logits, scaled)?.as_dtype(Dtype::Float32)?,
+            Some(sum) if hidden.dtype() == Dtype::Float32 => {
+                addmm(sum, d_logits, hidden, 1.0, 1.0)?
+            }
+            Some(sum) => sum.add(matmul(d_logits, hidden)?.as_dtype(Dtype::Float32)?)?,
+            None => matmul(d_logits, hidden)?.as_dtype(Dtype::Float32)?,
         });
         Ok(())
     }
