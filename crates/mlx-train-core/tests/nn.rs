@@ -154,6 +154,25 @@ mod parity_with_python {
     }
 }
 
+mod fused {
+    use super::*;
+
+    fn normal(shape: &[i32], seed: u64) -> Result<Array> {
+        Ok(mlx_rs::random::normal::<f32>(shape, None, None, &mlx_rs::random::key(seed)?)?)
+    }
+
+    #[test]
+    fn norms_take_parameters_of_another_dtype_and_keep_the_wider() -> Result<()> {
+        let x = normal(&[4, 8], 1)?.as_dtype(Dtype::Bfloat16)?;
+        let (weight, bias) = (normal(&[8], 2)?, normal(&[8], 3)?);
+        assert_eq!(nn::rms_norm(&x, &weight, 1e-5)?.dtype(), Dtype::Float32);
+        let half = weight.as_dtype(Dtype::Bfloat16)?;
+        assert_eq!(nn::rms_norm(&x, &half, 1e-5)?.dtype(), Dtype::Bfloat16);
+        assert_eq!(nn::layer_norm(&x, &half, &bias, 1e-5)?.dtype(), Dtype::Float32);
+        Ok(())
+    }
+}
+
 mod dropout {
     use super::*;
 

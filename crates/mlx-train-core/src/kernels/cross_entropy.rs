@@ -30,7 +30,8 @@ pub struct Terms {
     pub z_loss: f32,
 }
 
-const CUDA: &str = concat!(include_str!("rows.cu"), include_str!("cross_entropy.cu"));
+const CUDA: &str =
+    concat!(include_str!("packs.cu"), include_str!("rows.cu"), include_str!("cross_entropy.cu"));
 const METAL: &str = include_str!("cross_entropy.metal");
 
 /// The losses and the logarithms of the normalisers of all rows.

@@ -5,6 +5,7 @@
 //! [`kernel_form`], and [`without_kernels`] makes it say no.
 
 pub mod cross_entropy;
+pub mod norm;
 
 use crate::{Result, ffi::KernelForm};
 use std::cell::Cell;

@@ -1,12 +1,5 @@
 // What kernels of rows have in common: one block of threads has a row.
 
-// As many elements as are read and written at once.
-template <typename T>
-struct alignas(16) Pack {
-  static constexpr int size = 16 / sizeof(T);
-  T at[size];
-};
-
 // How many elements of a row come before the first that 16 bytes can be read from.
 template <typename T>
 __device__ int before_packs(const T* row, int size) {

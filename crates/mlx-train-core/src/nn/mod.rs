@@ -6,10 +6,11 @@
 //! | [`Dropout`] | its masks come from global state, its f32 scale promotes bf16 |
 //! | [`Embedding`] | it panics on token ids that are not integers, and ids out of range corrupt memory |
 //! | [`gelu`], [`silu`], … | they compile at each call (with g++ on a CPU), and gelu promotes bf16 |
+//! | [`LayerNorm`], [`RmsNorm`] | MLX adds up the gradients of their weights slowly on a GPU |
 //! | [`Linear`] | it cannot be divided among ranks; in everything else it is the same |
 //! | [`Stack`], [`KvCache`], [`LoraLinear`], [`init`] | it has none |
 //!
-//! Its `RmsNorm`, `LayerNorm` and `Rope` agree with Python MLX and are re-exported.
+//! Its `Rope` agrees with Python MLX and is re-exported.
 
 mod activation;
 mod attention;
@@ -35,6 +36,7 @@ pub use head::Head;
 pub use kv_cache::{KvCache, LayerCache};
 pub use linear::{Linear, LinearBuilder};
 pub use lora::{LoraConfig, LoraLinear};
-pub use mlx_rs::nn::{LayerNorm, LayerNormBuilder, RmsNorm, RmsNormBuilder, Rope, RopeBuilder};
+pub use mlx_rs::nn::{Rope, RopeBuilder};
+pub use norm::{LayerNorm, LayerNormBuilder, RmsNorm, RmsNormBuilder, layer_norm, rms_norm};
 pub(crate) use shortened::shortened;
 pub use stack::Stack;

@@ -1,7 +1,7 @@
 //! A model with a stack of blocks, trained for a few steps in any layout.
 
 use super::trained::{Trained, train};
-use mlx_rs::{module::Module, nn::RmsNorm, ops::tanh};
+use mlx_rs::{module::Module, ops::tanh};
 use mlx_train_core::{
     Array, Result,
     batch::{Batch, IGNORED_TARGET},
@@ -9,7 +9,7 @@ use mlx_train_core::{
     distributed::{Mesh, Shard},
     loss::{CrossEntropy, cross_entropy},
     model::{BaseModel, Loss},
-    nn::{Dropout, Linear, Stack},
+    nn::{Dropout, Linear, RmsNorm, Stack},
     optim::{AdamW, Clip, Group, Optimizer, ParameterGroups, Sgd},
     rng,
     train::{CompileMode, StepOptions},

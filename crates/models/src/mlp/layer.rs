@@ -3,14 +3,13 @@
 use super::{Activation, MlpConfig, Norm, linear};
 use mlx_rs::{
     Array,
-    fast::{layer_norm, rms_norm},
     module::{Module, Param},
     ops::{ones, zeros},
 };
 use mlx_train_core::{
     Result,
     distributed::{Sharding, SplitBy, way::Alternating},
-    nn::{Dropout, Linear, init::kaiming_normal},
+    nn::{Dropout, Linear, init::kaiming_normal, layer_norm, rms_norm},
 };
 use mlx_train_derive::{ModuleParameters, Shard};
 
@@ -93,8 +92,8 @@ impl NormLayer {
     /// When `x` has another width, or MLX fails.
     pub fn forward(&self, x: &Array) -> Result<Array> {
         Ok(match &self.bias.value {
-            Some(bias) => layer_norm(x, &*self.weight, bias, EPSILON)?,
-            None => rms_norm(x, Some(&self.weight), EPSILON)?,
+            Some(bias) => layer_norm(x, &self.weight, bias, EPSILON)?,
+            None => rms_norm(x, &self.weight, EPSILON)?,
         })
     }
 }
