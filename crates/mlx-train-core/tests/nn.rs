@@ -161,6 +161,37 @@ mod fused {
         Ok(mlx_rs::random::normal::<f32>(shape, None, None, &mlx_rs::random::key(seed)?)?)
     }
 
+    /// Value and gradients are the same numbers.
+    fn are_equal<const N: usize>(
+        ours: impl Fn(&[Array]) -> Result<Array>,
+        plain: impl Fn(&[Array]) -> Result<Array>,
+        inputs: &[Array; N],
+    ) -> Result<()> {
+        let cotangent = normal(ours(inputs)?.shape(), 9)?;
+        let all = |f: &dyn Fn(&[Array]) -> Result<Array>| -> Result<Vec<Array>> {
+            let (values, gradients) =
+                ffi::vjp(|x| Ok(vec![f(x)?]), inputs, std::slice::from_ref(&cotangent))?;
+            Ok([values, gradients].concat())
+        };
+        for (index, (ours, plain)) in all(&ours)?.iter().zip(&all(&plain)?).enumerate() {
+            assert_eq!(ours.shape(), plain.shape());
+            assert_close(&format!("{index}"), ours, plain, 1e-5, 1e-5);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn rotary_positions_are_those_of_mlxs_rope_behind_a_transposition() -> Result<()> {
+        for offset in [0, 5] {
+            let rope = |x: &[Array]| {
+                let heads = x[0].transpose_axes(&[0, 2, 1, 3])?;
+                Ok(mlx_rs::fast::rope(heads, 6, false, 500.0, 1.0, offset, None)?)
+            };
+            are_equal(|x| nn::rotary(&x[0], 500.0, offset), rope, &[normal(&[2, 7, 3, 6], 1)?])?;
+        }
+        Ok(())
+    }
+
     #[test]
     fn norms_take_parameters_of_another_dtype_and_keep_the_wider() -> Result<()> {
         let x = normal(&[4, 8], 1)?.as_dtype(Dtype::Bfloat16)?;

@@ -6,6 +6,7 @@
 
 pub mod cross_entropy;
 pub mod norm;
+pub mod rotary;
 
 use crate::{Result, ffi::KernelForm};
 use std::cell::Cell;

@@ -8,6 +8,7 @@
 //! | [`gelu`], [`silu`], … | they compile at each call (with g++ on a CPU), and gelu promotes bf16 |
 //! | [`LayerNorm`], [`RmsNorm`] | MLX adds up the gradients of their weights slowly on a GPU |
 //! | [`Linear`] | it cannot be divided among ranks; in everything else it is the same |
+//! | [`rotary`] | MLX's kernel moves two numbers at a time |
 //! | [`Stack`], [`KvCache`], [`LoraLinear`], [`init`] | it has none |
 //!
 //! Its `Rope` agrees with Python MLX and is re-exported.
@@ -23,6 +24,7 @@ mod kv_cache;
 mod linear;
 pub(crate) mod lora;
 mod norm;
+mod rotary;
 mod shortened;
 mod split;
 mod stack;
@@ -38,5 +40,6 @@ pub use linear::{Linear, LinearBuilder};
 pub use lora::{LoraConfig, LoraLinear};
 pub use mlx_rs::nn::{Rope, RopeBuilder};
 pub use norm::{LayerNorm, LayerNormBuilder, RmsNorm, RmsNormBuilder, layer_norm, rms_norm};
+pub use rotary::rotary;
 pub(crate) use shortened::shortened;
 pub use stack::Stack;

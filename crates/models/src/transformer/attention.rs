@@ -6,10 +6,10 @@
 //! Shape letters as in the [module above](super).
 
 use super::{TransformerConfig, init};
-use mlx_rs::{Array, fast::rope, ops::arange};
+use mlx_rs::{Array, ops::arange};
 use mlx_train_core::{
     Result, assert_shape,
-    nn::{LayerCache, LoraLinear, attention},
+    nn::{LayerCache, LoraLinear, attention, rotary},
 };
 use mlx_train_derive::{ModuleParameters, Shard};
 
@@ -72,18 +72,13 @@ impl Attention {
         mask: Option<&Array>,
     ) -> Result<Array> {
         assert_shape!(x, [batch, tokens, self.hidden_size]);
-        // The layout that the kernels read.
-        let heads = |x: &Array, num_heads| -> Result<Array> {
-            let x = x.reshape(&[batch, tokens, num_heads, self.head_dim])?;
-            Ok(x.transpose_axes(&[0, 2, 1, 3])?)
-        };
+        let heads = |x: &Array, num_heads| x.reshape(&[batch, tokens, num_heads, self.head_dim]);
         let [q, k, v] = LoraLinear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
-        let q = heads(&q, self.num_heads)?; // (B, H, T, D)
-        let k = heads(&k, self.num_kv_heads)?; // (B, K, T, D)
-        let v = heads(&v, self.num_kv_heads)?;
         let offset = cache.as_ref().map_or(0, LayerCache::offset);
-        let rotate = |x| rope(x, self.head_dim, false, self.rope_theta, 1.0, offset, None);
-        let (q, k) = (rotate(q)?, rotate(k)?);
+        let rotate = |x| rotary(&x, self.rope_theta, offset);
+        let q = rotate(heads(&q, self.num_heads)?)?; // (B, H, T, D)
+        let k = rotate(heads(&k, self.num_kv_heads)?)?; // (B, K, T, D)
+        let v = heads(&v, self.num_kv_heads)?.transpose_axes(&[0, 2, 1, 3])?;
         let (k, v) = match cache {
             Some(mut cache) => cache.update(&k, &v)?, // (B, K, offset + T, D)
             None => (k, v),

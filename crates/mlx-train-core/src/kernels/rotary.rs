@@ -1,0 +1,123 @@
+//! Rotary positions: one read and one write, forward and backward, of heads that lie behind each other.
+//!
+//! A rotation by `position * theta^(-2 i / D)` of features `i` and `i + D/2` of a head; its gradient is the rotation
+//! the other way around. MLX's kernel reads and writes two numbers at a time, and takes the cosine and the sine of
+//! an angle again for every four heads of every row of a batch. Here a block of threads has one position, takes its
+//! D/2 angles once, and turns all heads of some rows, 16 bytes at a time.
+//!
+//! Source: Su et al., arXiv:2104.09864, section 3.4.2; the order of features is that of Hugging Face's Llama.
+//! Shape letters: B rows, T positions, H heads, D features of a head.
+
+use super::kernel_form;
+use crate::{
+    Array, Error, Result,
+    ffi::{self, Constant, Kernel, KernelForm, KernelSource, Launch},
+};
+use mlx_rs::Dtype;
+
+const CUDA: &str = concat!(include_str!("packs.cu"), include_str!("rotary.cu"));
+const METAL: &str = concat!(include_str!("packs.metal"), include_str!("rotary.metal"));
+
+const THREADS: i32 = 128;
+
+static ROTATION: Kernel = Kernel::new(
+    "rotary",
+    &["x"],
+    &["result"],
+    KernelSource {
+        header: CUDA,
+        body: "
+  rotary<THREADS, H, D, INVERSE>(
+      x, result, x_shape[0], x_shape[1], __int_as_float(LOG2_BASE));",
+    },
+    KernelSource {
+        header: METAL,
+        body: "
+  threadgroup float cosines[D / 2];
+  threadgroup float sines[D / 2];
+  rotary<THREADS, H, D, INVERSE>(
+      x, result, x_shape[0], x_shape[1], as_type<float>(LOG2_BASE),
+      threadgroup_position_in_grid.x, threadgroups_per_grid.x, thread_position_in_threadgroup.x,
+      cosines, sines);",
+    },
+);
+
+/// The kernel for heads of some shape, where there is one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rotation {
+    form: KernelForm,
+    /// The logarithm of theta, to base 2.
+    log2_base: f32,
+}
+
+impl Rotation {
+    /// That for `x` `(B, T, H, D)` at positions from 0 on; none on a CPU, inside of
+    /// [`without_kernels`](super::without_kernels()), for f64, for an odd D or one beyond 1024, and for a theta below 1.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn of(x: &Array, theta: f32) -> Result<Option<Self>> {
+        let is_known = matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
+        let &[batch, _, num_heads, head_dim] = x.shape() else { return Ok(None) };
+        let fits = x.size() > 0
+            && head_dim % 2 == 0
+            && head_dim <= 1024
+            && (1.0..f32::INFINITY).contains(&theta)
+            // What a block has is counted in an int32.
+            && i64::from(batch) * i64::from(num_heads) * i64::from(head_dim) <= i64::from(i32::MAX);
+        if !is_known || !fits {
+            return Ok(None);
+        }
+        Ok(kernel_form()?.map(|form| Self { form, log2_base: theta.log2() }))
+    }
+
+    /// `x` `(B, T, H, D)` rotated, of its shape and dtype.
+    ///
+    /// # Errors
+    /// When there are more than 16 million positions, or MLX fails.
+    pub fn apply(self, x: &Array) -> Result<Array> {
+        let forward = move |inputs: &[Array]| self.rotate(&inputs[0], false);
+        let backward = move |pass: ffi::Backward<'_>| self.rotate(&pass.cotangents[0], true);
+        Ok(ffi::custom_vjp(forward, backward, std::slice::from_ref(x))?.swap_remove(0))
+    }
+
+    fn rotate(self, x: &Array, inverse: bool) -> Result<Vec<Array>> {
+        let &[batch, num_positions, num_heads, head_dim] = x.shape() else {
+            return Err(Error::message("MLX lost an axis of heads that are rotated"));
+        };
+        let constants = [
+            ("T", Constant::Dtype(x.dtype())),
+            ("H", Constant::Int(num_heads)),
+            ("D", Constant::Int(head_dim)),
+            ("THREADS", Constant::Int(THREADS)),
+            ("INVERSE", Constant::Bool(inverse)),
+            ("LOG2_BASE", Constant::bits(self.log2_base)),
+        ];
+        let launch = Launch {
+            outputs: &[(x.shape(), x.dtype())],
+            constants: &constants,
+            groups: num_positions as usize * parts(batch, num_positions),
+            threads: THREADS,
+        };
+        ROTATION.apply(self.form, &[x], &launch)
+    }
+}
+
+/// How many blocks share the rows at one position: so many that a GPU has enough of them.
+fn parts(batch: i32, num_positions: i32) -> usize {
+    const ENOUGH: i32 = 2048;
+    (ENOUGH / num_positions).clamp(1, batch) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_many_where_there_are_few_positions_and_never_without_a_row() {
+        assert_eq!(parts(16, 1024), 2);
+        assert_eq!(parts(16, 100_000), 1);
+        assert_eq!(parts(4, 1), 4);
+        assert_eq!(parts(1, 7), 1);
+    }
+}
