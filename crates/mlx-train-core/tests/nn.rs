@@ -193,6 +193,12 @@ mod fused {
     }
 
     #[test]
+    fn swiglu_is_the_product_with_silu() -> Result<()> {
+        let inputs = [normal(&[2, 3, 5], 1)?, normal(&[2, 3, 5], 2)?];
+        are_equal(|x| nn::swiglu(&x[0], &x[1]), |x| Ok(nn::silu(&x[0])?.multiply(&x[1])?), &inputs)
+    }
+
+    #[test]
     fn norms_take_parameters_of_another_dtype_and_keep_the_wider() -> Result<()> {
         let x = normal(&[4, 8], 1)?.as_dtype(Dtype::Bfloat16)?;
         let (weight, bias) = (normal(&[8], 2)?, normal(&[8], 3)?);

@@ -7,6 +7,7 @@
 pub mod cross_entropy;
 pub mod norm;
 pub mod rotary;
+pub mod swiglu;
 
 use crate::{Result, ffi::KernelForm};
 use std::cell::Cell;

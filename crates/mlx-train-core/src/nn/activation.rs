@@ -3,7 +3,7 @@
 //! mlx-rs's own compile themselves at each call: on a CPU that starts a C++ compiler. Here they are
 //! ordinary graph nodes, which a surrounding [`compile`](crate::ffi::compile) fuses.
 
-use crate::{Array, Result, exponential};
+use crate::{Array, Result, exponential, kernels::swiglu::Swiglu};
 use mlx_rs::ops::{erf, maximum, tanh};
 use std::f32::consts::{FRAC_1_SQRT_2, PI};
 
@@ -28,6 +28,19 @@ pub fn relu(x: &Array) -> Result<Array> {
 /// When MLX fails.
 pub fn silu(x: &Array) -> Result<Array> {
     exponential::silu(x)
+}
+
+/// `silu(gate) * up`, the gate of a feed-forward part: two arrays of one shape, whose dtype stays.
+///
+/// Source: Shazeer, arXiv:2002.05202, section 2.
+///
+/// # Errors
+/// When the shapes do not fit, or MLX fails.
+pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
+    match Swiglu::of(gate, up)? {
+        Some(kernels) => kernels.apply(gate, up),
+        None => Ok(silu(gate)?.multiply(up)?),
+    }
 }
 
 /// `x * (1 + erf(x / sqrt(2))) / 2`; shape and dtype stay.

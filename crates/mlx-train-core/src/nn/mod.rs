@@ -8,7 +8,7 @@
 //! | [`gelu`], [`silu`], … | they compile at each call (with g++ on a CPU), and gelu promotes bf16 |
 //! | [`LayerNorm`], [`RmsNorm`] | MLX adds up the gradients of their weights slowly on a GPU |
 //! | [`Linear`] | it cannot be divided among ranks; in everything else it is the same |
-//! | [`rotary`] | MLX's kernel moves two numbers at a time |
+//! | [`rotary`], [`swiglu`] | MLX's operations pass over memory more often than they need to on a GPU |
 //! | [`Stack`], [`KvCache`], [`LoraLinear`], [`init`] | it has none |
 //!
 //! Its `Rope` agrees with Python MLX and is re-exported.
@@ -29,7 +29,7 @@ mod shortened;
 mod split;
 mod stack;
 
-pub use activation::{gelu, gelu_approximate, relu, silu};
+pub use activation::{gelu, gelu_approximate, relu, silu, swiglu};
 pub use attention::attention;
 pub use dropout::Dropout;
 pub use embedding::Embedding;

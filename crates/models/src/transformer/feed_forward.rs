@@ -7,7 +7,7 @@ use super::{TransformerConfig, init};
 use mlx_rs::Array;
 use mlx_train_core::{
     Result,
-    nn::{LoraLinear, silu},
+    nn::{LoraLinear, swiglu},
 };
 use mlx_train_derive::{ModuleParameters, Shard};
 
@@ -49,7 +49,7 @@ impl FeedForward {
     /// When `x` has another size than the weights, or MLX fails.
     pub fn forward(&mut self, x: &Array) -> Result<Array> {
         let [gate, up] = LoraLinear::forward_all([&self.gate_proj, &self.up_proj], x)?; // (B, T, F)
-        self.down_proj.forward(&silu(&gate)?.multiply(up)?)
+        self.down_proj.forward(&swiglu(&gate, &up)?)
     }
 
     /// The projections by name.
