@@ -9,7 +9,7 @@ use crate::{
 };
 use mlx_train::{
     Array, Error, Result, ffi,
-    kernels::{kernel_form, without_kernels},
+    kernels::{Family, kernel_form, without_kernels},
     loss::{CrossEntropy, Loss, cross_entropy, linear_cross_entropy},
     mlx_rs::{
         Dtype,
@@ -40,7 +40,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     let plain = CrossEntropy::default();
-    let on_gpu = kernel_form()?.is_some();
+    let on_gpu = kernel_form(Family::CrossEntropy)?.is_some();
     let [tokens, classes, width] = if on_gpu { [16384, 50304, 768] } else { [64, 4096, 64] };
     let targets = targets(tokens, classes)?;
     for dtype in [Dtype::Bfloat16, Dtype::Float32] {
@@ -229,7 +229,7 @@ fn measure<S: Subject>(subject: &S, options: &Options) -> Result<()> {
     }
     let is_f32 = subject.inputs()[0].dtype() == Dtype::Float32;
     let shapes: Vec<_> = subject.inputs().iter().map(Array::shape).collect();
-    let frameworks = match kernel_form()? {
+    let frameworks = match kernel_form(Family::CrossEntropy)? {
         Some(_) => ["mlx-train", "MLX's operations"],
         None => ["mlx-train (no GPU: MLX's operations)", "MLX's operations"],
     };

@@ -9,7 +9,7 @@ use crate::{
     record::{Framework, Record},
     timing::Quantiles,
 };
-use mlx_train::{Error, Result};
+use mlx_train::{Error, Result, kernels::VARIABLE};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::{
@@ -21,6 +21,8 @@ use std::{
 pub struct Contender {
     peer: Peer,
     task: Task,
+    /// Those alone that it uses of this crate's kernels, if that is said.
+    kernels: Option<String>,
     child: Child,
     requests: ChildStdin,
     replies: BufReader<ChildStdout>,
@@ -33,14 +35,16 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// Starts its process, and waits until it is ready.
+    /// Starts its process, with these kernels if that is said, and waits until it is ready.
     ///
     /// # Errors
     /// When it is not there, or ends.
-    pub fn start(peer: Peer, task: Task) -> Result<Self> {
+    pub fn start(peer: Peer, task: Task, kernels: Option<&String>) -> Result<Self> {
         let started = Instant::now();
         let failed = |error| Error::message(format!("{} cannot be started: {error}", peer.name()));
-        let mut child = peer.command(task)?.spawn().map_err(failed)?;
+        let mut command = peer.command(task)?;
+        command.envs(kernels.map(|kernels| (VARIABLE, kernels)));
+        let mut child = command.spawn().map_err(failed)?;
         let (Some(requests), Some(replies)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::message("a process was started without its pipes"));
         };
@@ -49,6 +53,7 @@ impl Contender {
         Ok(Self {
             peer,
             task,
+            kernels: kernels.cloned(),
             child,
             requests,
             replies,
@@ -93,7 +98,7 @@ impl Contender {
 
     /// Ends its process: what was measured, and of whom.
     pub fn record(self, work: Work) -> Result<(Record, Framework)> {
-        let Self { peer, task, mut child, requests, hello, last, .. } = self;
+        let Self { peer, task, kernels, mut child, requests, hello, last, .. } = self;
         drop(requests);
         drop(child.wait());
         let last = last.ok_or_else(|| Error::message("a framework took no step"))?;
@@ -122,6 +127,7 @@ impl Contender {
                 "ahead": task.ahead,
                 "start_seconds": self.ready_seconds + self.first_seconds,
                 "loss": last.loss,
+                "kernels": kernels,
             }),
         };
         Ok((record, framework))

@@ -37,6 +37,9 @@ pub struct TrainingArgs {
     /// Read the loss of a step when the next one has been begun, of those that can
     #[arg(long)]
     ahead: bool,
+    /// Measure ours with these kernels alone beside (repeatable), compiled or not: `none`, `all`, or some by their names
+    #[arg(long, value_name = "KERNELS")]
+    kernels: Vec<String>,
     /// A file of earlier lines, to which ratios are printed
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
@@ -116,15 +119,26 @@ pub fn run(options: &Options, args: &TrainingArgs) -> Result<()> {
 
 /// Starts all that take part, which have built their models then.
 fn start(work: Work, compile: bool, args: &TrainingArgs) -> Result<Vec<Contender>> {
-    let modes = if compile { &[false, true][..] } else { &[false] };
+    // Many processes share a GPU's memory where kernels are compared.
+    let modes = match (compile, args.kernels.is_empty()) {
+        (true, true) => &[false, true][..],
+        (true, false) => &[true],
+        (false, _) => &[false],
+    };
     let mut contenders = Vec::new();
+    let ours = |compile, kernels| {
+        Contender::start(Peer::This, Task { work, compile, ahead: args.ahead }, kernels)
+    };
     for &compile in modes {
-        contenders.push(Contender::start(Peer::This, Task { work, compile, ahead: args.ahead })?);
+        contenders.push(ours(compile, None)?);
+    }
+    for kernels in &args.kernels {
+        contenders.push(ours(compile, Some(kernels))?);
     }
     for peer in Peer::OTHERS.into_iter().filter(|_| args.peers) {
         let ahead = args.ahead && peer.runs_ahead();
         for &compile in modes.iter().filter(|&&compile| !compile || peer.compiles()) {
-            match Contender::start(peer, Task { work, compile, ahead }) {
+            match Contender::start(peer, Task { work, compile, ahead }, None) {
                 Ok(contender) => contenders.push(contender),
                 // Those that are there are compared all the same.
                 Err(error) => _ = writeln!(stderr(), "{} takes no part: {error}", peer.name()),

@@ -15,6 +15,9 @@ pub struct Line {
     compiled: bool,
     #[serde(default)]
     ahead: bool,
+    /// Those alone that were used of our kernels.
+    #[serde(default)]
+    kernels: Option<String>,
     seconds: Median,
     peak_bytes: Option<u64>,
 }
@@ -33,22 +36,25 @@ impl Line {
             dtype: record.dtype.into(),
             compiled: record.compiled,
             ahead: record.further["ahead"] == true,
+            kernels: record.further["kernels"].as_str().map(str::to_owned),
             seconds: Median { median: record.seconds.median },
             peak_bytes: Some(record.peak_bytes).filter(|&bytes| bytes > 0),
         }
     }
 
     fn label(&self) -> String {
-        let Self { framework, compiled, ahead, .. } = self;
+        let Self { framework, compiled, ahead, kernels, .. } = self;
         let modes = [(*compiled, ", compiled"), (*ahead, ", ahead")];
         let modes: String = modes.iter().filter(|(is, _)| *is).map(|(_, mode)| *mode).collect();
-        format!("{framework}{modes}")
+        let kernels = kernels.as_ref().map(|names| format!(", {names}")).unwrap_or_default();
+        format!("{framework}{modes}{kernels}")
     }
 
     fn is_of(&self, other: &Self) -> bool {
         let key = |line: &Self| {
-            let Self { benchmark, framework, model, dtype, compiled, ahead, .. } = line.clone();
-            (benchmark, framework, model, dtype, compiled, ahead)
+            let Self { benchmark, framework, model, dtype, compiled, ahead, kernels, .. } =
+                line.clone();
+            (benchmark, framework, model, dtype, compiled, ahead, kernels)
         };
         key(self) == key(other)
     }
@@ -118,6 +124,7 @@ mod tests {
             dtype,
             compiled: false,
             ahead: false,
+            kernels: None,
             seconds,
             peak_bytes: Some(1 << 20),
         }

@@ -17,7 +17,7 @@
 use crate::{
     Array, Error, Result,
     ffi::{self, Constant, Kernel, KernelForm, KernelSource, Launch},
-    kernels::kernel_form,
+    kernels::{Family, kernel_form},
 };
 use mlx_rs::Dtype;
 
@@ -145,7 +145,7 @@ impl Rows {
         if !is_known || !fits {
             return Ok(None);
         }
-        Ok(kernel_form()?.map(|form| Self { form, terms }))
+        Ok(kernel_form(Family::CrossEntropy)?.map(|form| Self { form, terms }))
     }
 
     /// The loss, in nats, of each row of `logits` `(N, V)` against `targets` `(N,)`, int32; f32 `(N,)`.

@@ -2,26 +2,110 @@
 //!
 //! Each has a source in CUDA C++ and one in Metal's language, which MLX compiles at run time, and a gradient of its
 //! own. Where there is no kernel, on a CPU above all, MLX's operations compute the same: callers ask
-//! [`kernel_form`], and [`without_kernels`] makes it say no.
+//! [`kernel_form`], and [`without_kernels`] makes it say no. A gradient that a kernel computes has no gradient itself.
+//!
+//! The variable `MLX_TRAIN_KERNELS` says which are used: `none`, `all`, or some by their names with commas between
+//! them, as in `norm,swiglu`. Unless it is set, these are all of them with CUDA, and none with Metal, where none has
+//! run yet.
 
 pub mod cross_entropy;
 pub mod norm;
 pub mod rotary;
 pub mod swiglu;
 
-use crate::{Result, ffi::KernelForm};
-use std::cell::Cell;
+use crate::{Error, Result, ffi::KernelForm};
+use std::{cell::Cell, env, sync::OnceLock};
+
+/// The variable that says which kernels are used.
+pub const VARIABLE: &str = "MLX_TRAIN_KERNELS";
+
+/// Kernels that are used together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// [`cross_entropy`]
+    CrossEntropy,
+    /// [`norm`]
+    Norm,
+    /// [`rotary`]
+    Rotary,
+    /// [`swiglu`]
+    Swiglu,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::CrossEntropy, Self::Norm, Self::Rotary, Self::Swiglu];
+
+    /// What it is called in `MLX_TRAIN_KERNELS`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CrossEntropy => "cross_entropy",
+            Self::Norm => "norm",
+            Self::Rotary => "rotary",
+            Self::Swiglu => "swiglu",
+        }
+    }
+}
+
+/// Which kernels are used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Choice {
+    /// Those in a form that has run.
+    Tried,
+    /// These, in any form.
+    These(Vec<Family>),
+}
+
+impl Choice {
+    /// That of this process, which stays as it is.
+    fn here() -> Result<&'static Self> {
+        static CHOICE: OnceLock<Result<Choice, String>> = OnceLock::new();
+        let choice = CHOICE.get_or_init(|| match env::var_os(VARIABLE) {
+            Some(text) => Choice::parse(&text.to_string_lossy()),
+            None => Ok(Choice::Tried),
+        });
+        choice.as_ref().map_err(Error::message)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "" => return Ok(Self::Tried),
+            "none" | "0" => return Ok(Self::These(Vec::new())),
+            "all" | "1" => return Ok(Self::These(Family::ALL.to_vec())),
+            _ => {}
+        }
+        let names = text.split(',').map(str::trim);
+        let families = names.map(|name| {
+            Family::ALL.into_iter().find(|family| family.name() == name).ok_or_else(|| {
+                let known = Family::ALL.map(Family::name).join(", ");
+                format!("{VARIABLE} names `{name}`, which is no kernel; set it to `all`, `none` or some of {known}")
+            })
+        });
+        Ok(Self::These(families.collect::<Result<_, _>>()?))
+    }
+
+    fn allows(&self, family: Family, form: KernelForm) -> bool {
+        match self {
+            Self::Tried => form == KernelForm::Cuda,
+            Self::These(families) => families.contains(&family),
+        }
+    }
+}
 
 thread_local! {
     static WITHOUT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The form of kernels that operations recorded now on this thread can use, if any.
+/// The form of these kernels that operations recorded now on this thread can use, if any.
 ///
 /// # Errors
-/// When MLX fails.
-pub fn kernel_form() -> Result<Option<KernelForm>> {
-    if WITHOUT.get() { Ok(None) } else { KernelForm::here() }
+/// When `MLX_TRAIN_KERNELS` is not understood, or MLX fails.
+pub fn kernel_form(family: Family) -> Result<Option<KernelForm>> {
+    if WITHOUT.get() {
+        return Ok(None);
+    }
+    let choice = Choice::here()?;
+    Ok(KernelForm::here()?.filter(|&form| choice.allows(family, form)))
 }
 
 /// Runs `f`, which records MLX's own operations in the place of kernels on this thread: what to compare a kernel
@@ -50,7 +134,7 @@ mod tests {
         assert!(catch_unwind(|| without_kernels(|| panic!("on purpose"))).is_err());
         assert!(!WITHOUT.get());
         without_kernels(|| {
-            assert_eq!(kernel_form().ok(), Some(None));
+            assert_eq!(kernel_form(Family::Norm).ok(), Some(None));
             without_kernels(|| ());
             assert!(WITHOUT.get());
         });
@@ -59,6 +143,28 @@ mod tests {
     #[test]
     fn a_cpu_has_none() {
         let cpu = mlx_rs::Stream::cpu();
-        assert_eq!(mlx_rs::with_stream(&cpu, || kernel_form().ok()), Some(None));
+        for family in Family::ALL {
+            assert_eq!(mlx_rs::with_stream(&cpu, || kernel_form(family).ok()), Some(None));
+        }
+    }
+
+    #[test]
+    fn a_variable_says_which_are_used() {
+        let used = |text: &str, form| -> Vec<&str> {
+            let choice = Choice::parse(text).expect(text);
+            let allowed = Family::ALL.into_iter().filter(|&family| choice.allows(family, form));
+            allowed.map(Family::name).collect()
+        };
+        let all = Family::ALL.map(Family::name);
+        for form in [KernelForm::Cuda, KernelForm::Metal] {
+            assert_eq!(used("all", form), all);
+            assert_eq!(used("1", form), all);
+            assert!(used("none", form).is_empty() && used("0", form).is_empty());
+            assert_eq!(used(" swiglu, norm", form), ["norm", "swiglu"]);
+        }
+        assert_eq!(used("", KernelForm::Cuda), all);
+        assert!(used("", KernelForm::Metal).is_empty());
+        let refused = Choice::parse("norm,rope").expect_err("no such kernel");
+        assert!(refused.contains("`rope`") && refused.contains("rotary"), "{refused}");
     }
 }

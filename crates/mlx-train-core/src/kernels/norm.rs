@@ -16,7 +16,7 @@
 //! The forward pass is MLX's own. Sources: Zhang and Sennrich, arXiv:1910.07467; Ba et al., arXiv:1607.06450.
 //! Shape letters: N rows, C features.
 
-use super::kernel_form;
+use super::{Family, kernel_form};
 use crate::{
     Array, Error, Result,
     ffi::{self, Constant, Kernel, KernelForm, KernelSource, Launch},
@@ -102,7 +102,7 @@ impl Rows {
         if !is_known || !fits || i32::try_from(x.size() / x.dim(-1) as usize).is_err() {
             return Ok(None);
         }
-        Ok(kernel_form()?.and_then(|form| {
+        Ok(kernel_form(Family::Norm)?.and_then(|form| {
             let tiling = Tiling::of(form, x.dim(-1), x.item_size())?;
             Some(Self { form, tiling, epsilon })
         }))

@@ -8,7 +8,7 @@
 //! Source: Su et al., arXiv:2104.09864, section 3.4.2; the order of features is that of Hugging Face's Llama.
 //! Shape letters: B rows, T positions, H heads, D features of a head.
 
-use super::kernel_form;
+use super::{Family, kernel_form};
 use crate::{
     Array, Error, Result,
     ffi::{self, Constant, Kernel, KernelForm, KernelSource, Launch},
@@ -68,7 +68,7 @@ impl Rotation {
         if !is_known || !fits {
             return Ok(None);
         }
-        Ok(kernel_form()?.map(|form| Self { form, log2_base: theta.log2() }))
+        Ok(kernel_form(Family::Rotary)?.map(|form| Self { form, log2_base: theta.log2() }))
     }
 
     /// `x` `(B, T, H, D)` rotated, of its shape and dtype.

@@ -8,7 +8,7 @@
 //! fuses none of them that is used by the backward pass as well. Here the sigmoid is taken anew instead of kept.
 //! Computed in f32 whatever the dtype. Source: Shazeer, arXiv:2002.05202, section 2.
 
-use super::kernel_form;
+use super::{Family, kernel_form};
 use crate::{
     Array, Error, Result,
     ffi::{self, Constant, Kernel, KernelForm, KernelSource, Launch},
@@ -79,7 +79,7 @@ impl Swiglu {
         if i32::try_from(gate.size() / gate.dim(-1) as usize).is_err() {
             return Ok(None);
         }
-        Ok(kernel_form()?.map(|form| Self { form }))
+        Ok(kernel_form(Family::Swiglu)?.map(|form| Self { form }))
     }
 
     /// `silu(gate) * up`, of their shape and dtype.
