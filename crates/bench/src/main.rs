@@ -40,6 +40,8 @@ struct Args {
     #[command(flatten)]
     growth: growth::GrowthArgs,
     #[command(flatten)]
+    kernels: kernels::KernelArgs,
+    #[command(flatten)]
     memory: memory::Sizes,
     #[command(flatten)]
     pipeline: pipeline::Sizes,
@@ -90,7 +92,8 @@ enum Name {
 }
 
 fn main() -> Result<()> {
-    let Args { names, options, loss, growth, memory, pipeline, plan, training } = Args::parse();
+    let Args { names, options, loss, growth, kernels, memory, pipeline, plan, training } =
+        Args::parse();
     if let Some(task) = training.task() {
         return training::serve(task);
     }
@@ -100,7 +103,7 @@ fn main() -> Result<()> {
             Name::StepOverhead => step_overhead::run(&options, training.works())?,
             Name::Loader => loader::run(&options)?,
             Name::Checkpoint => checkpoint::run(&options)?,
-            Name::Kernels => kernels::run(&options)?,
+            Name::Kernels => kernels::run(&options, &kernels)?,
             Name::Loss => loss::run(&options, &loss)?,
             Name::Estimate => estimate::run(&options)?,
             Name::Memory => memory::run(&options, &memory)?,

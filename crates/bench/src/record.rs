@@ -15,6 +15,12 @@ const COMMIT: &str = match option_env!("MLX_TRAIN_COMMIT") {
     None => "unknown",
 };
 
+/// Prints what was found on one line of JSON.
+pub fn print_line(line: &Value) -> Result<()> {
+    let written = writeln!(stdout(), "{line}");
+    written.map_err(|error| Error::message(format!("cannot write the output: {error}")))
+}
+
 /// What was measured, and the figures.
 #[derive(Debug, Serialize)]
 pub struct Record {
@@ -58,9 +64,7 @@ impl Record {
     /// # Errors
     /// As [`Record::print`].
     pub fn print_of(&self, framework: Framework) -> Result<()> {
-        let text = self.line(framework)?.to_string();
-        let written = writeln!(stdout(), "{text}");
-        written.map_err(|error| Error::message(format!("cannot write the output: {error}")))
+        print_line(&self.line(framework)?)
     }
 
     /// Everything of the line. What the benchmark says for itself counts before what is said for all.
