@@ -16,6 +16,9 @@ const COMMIT: &str = match option_env!("MLX_TRAIN_COMMIT") {
 };
 
 /// Prints what was found on one line of JSON.
+///
+/// # Errors
+/// When it cannot be written.
 pub fn print_line(line: &Value) -> Result<()> {
     let written = writeln!(stdout(), "{line}");
     written.map_err(|error| Error::message(format!("cannot write the output: {error}")))

@@ -12,6 +12,7 @@ use mlx_train::{
         random::{key, normal, randint},
     },
     nn,
+    optim::gradient_norms,
 };
 use std::{slice::from_ref, sync::Arc};
 
@@ -23,6 +24,7 @@ pub enum Subject {
     RmsNorm,
     LayerNorm,
     Rotary,
+    SumOfSquares,
     Swiglu,
 }
 
@@ -48,6 +50,7 @@ impl Subject {
             Self::RmsNorm => "rms_norm",
             Self::LayerNorm => "layer_norm",
             Self::Rotary => "rotary",
+            Self::SumOfSquares => "sum_of_squares",
             Self::Swiglu => "swiglu",
         }
     }
@@ -58,6 +61,7 @@ impl Subject {
             Self::CrossEntropy | Self::LinearCrossEntropy => Family::CrossEntropy,
             Self::RmsNorm | Self::LayerNorm => Family::Norm,
             Self::Rotary => Family::Rotary,
+            Self::SumOfSquares => Family::Squares,
             Self::Swiglu => Family::Swiglu,
         }
     }
@@ -87,6 +91,7 @@ impl Subject {
                 &[5, 1, 12, 64],
                 &[17, 33, 12, 128],
             ],
+            Self::SumOfSquares => &[&[3], &[5, 7], &[2, 3, 33], &[1], &[257, 4099]],
             Self::Swiglu => &[&[3], &[5, 7], &[2, 3, 33], &[64, 2048]],
         };
         // A GPU compiles a kernel for each size and dtype, which takes most of the time.
@@ -112,6 +117,8 @@ impl Subject {
             (Self::RmsNorm | Self::LayerNorm, false) => &[&[2, 64, 768]],
             (Self::Rotary, true) => &[&[16, 1024, 12, 64]],
             (Self::Rotary, false) => &[&[2, 64, 12, 64]],
+            (Self::SumOfSquares, true) => &[&[2048, 768], &[50304, 768]],
+            (Self::SumOfSquares, false) => &[&[64, 768]],
             (Self::Swiglu, true) => &[&[16, 1024, 2048]],
             (Self::Swiglu, false) => &[&[2, 64, 2048]],
         };
@@ -179,6 +186,12 @@ impl Subject {
             Self::Rotary => {
                 let inputs = vec![draw(shape, 1.0, 1)?];
                 vec![Case::new(inputs, passes(4), |x| nn::rotary(&x[0], 10_000.0, 0))?]
+            }
+            Self::SumOfSquares => {
+                // The gradient is read and written besides.
+                vec![Case::new(vec![draw(shape, 1.0, 1)?], passes(3), |x| {
+                    Ok(gradient_norms(&x[..1])?.squares.swap_remove(0))
+                })?]
             }
             Self::Swiglu => {
                 let inputs = vec![draw(shape, 3.0, 1)?, draw(shape, 1.0, 2)?];

@@ -8,9 +8,10 @@ use crate::record::resident_peak_bytes;
 use mlx_train::{
     Error, Result,
     data::Batch,
+    estimate::Machine,
     ffi::device_info,
     optim::AdamW,
-    profile::{Memory, MemoryConfig, MemoryLimits},
+    profile::{Memory, MemoryConfig, MemoryLimits, MlxEnvironment},
     run::Environment,
     train::{StepOutput, TrainStep},
 };
@@ -46,6 +47,8 @@ pub struct Reply {
 
 /// Serves with this crate's own engine.
 pub fn serve(task: Task) -> Result<()> {
+    // As the command line does.
+    MlxEnvironment::default().with_defaults_of(&Machine::here()?).enter()?;
     let Task { work, compile, ahead } = task;
     // As a `Trainer` does.
     MemoryLimits::of(&MemoryConfig::default(), &device_info()?)?.0.apply()?;

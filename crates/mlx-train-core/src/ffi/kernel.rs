@@ -71,6 +71,8 @@ pub struct Kernel {
     outputs: &'static [&'static str],
     cuda: KernelSource,
     metal: KernelSource,
+    /// Whether inputs are copied that are not in the order of their axes.
+    in_order: bool,
     made: OnceLock<Made>,
 }
 
@@ -131,7 +133,14 @@ impl Kernel {
         cuda: KernelSource,
         metal: KernelSource,
     ) -> Self {
-        Self { name, inputs, outputs, cuda, metal, made: OnceLock::new() }
+        Self { name, inputs, outputs, cuda, metal, in_order: true, made: OnceLock::new() }
+    }
+
+    /// The same kernel for inputs as they lie: its sources read `NAME_strides`.
+    #[must_use]
+    pub const fn of_any_layout(mut self) -> Self {
+        self.in_order = false;
+        self
     }
 
     /// Records the kernel for the GPU that operations of this thread are recorded for, whose form it is given
@@ -194,7 +203,7 @@ impl Kernel {
                             outputs.0,
                             body.as_ptr(),
                             header.as_ptr(),
-                            true,
+                            self.in_order,
                             0,
                         )
                         .ctx
@@ -206,7 +215,7 @@ impl Kernel {
                             outputs.0,
                             body.as_ptr(),
                             header.as_ptr(),
-                            true,
+                            self.in_order,
                             false,
                         )
                         .ctx

@@ -11,6 +11,7 @@
 pub mod cross_entropy;
 pub mod norm;
 pub mod rotary;
+pub mod squares;
 pub mod swiglu;
 
 use crate::{Error, Result, ffi::KernelForm};
@@ -28,13 +29,16 @@ pub enum Family {
     Norm,
     /// [`rotary`]
     Rotary,
+    /// [`squares`]
+    Squares,
     /// [`swiglu`]
     Swiglu,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::CrossEntropy, Self::Norm, Self::Rotary, Self::Swiglu];
+    pub const ALL: [Self; 5] =
+        [Self::CrossEntropy, Self::Norm, Self::Rotary, Self::Squares, Self::Swiglu];
 
     /// What it is called in `MLX_TRAIN_KERNELS`.
     pub fn name(self) -> &'static str {
@@ -42,6 +46,7 @@ impl Family {
             Self::CrossEntropy => "cross_entropy",
             Self::Norm => "norm",
             Self::Rotary => "rotary",
+            Self::Squares => "squares",
             Self::Swiglu => "swiglu",
         }
     }

@@ -121,6 +121,11 @@ impl Rows {
             let [x, weight] = pass.inputs else { return Err(lost()) };
             self.gradients(&RMS_NORM_GRADIENT, 1, x, weight, &pass.cotangents[0])
         };
+        // On an H200 that of MLX takes 0.7 to 0.8 of the time for these widths.
+        let step = if x.item_size() == 4 { 256 } else { 512 };
+        if self.form == KernelForm::Cuda && x.dim(-1) % step == 0 {
+            return Ok(rms_norm(x, Some(weight), self.epsilon)?);
+        }
         let inputs = [x.clone(), weight.clone()];
         Ok(ffi::custom_vjp(forward, backward, &inputs)?.swap_remove(0))
     }

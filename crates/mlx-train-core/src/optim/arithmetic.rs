@@ -1,7 +1,7 @@
 //! The small pieces that updates are made of.
 
 use super::Parameter;
-use crate::{Result, ffi, loss::sum_f32};
+use crate::{Result, ffi, kernels::squares::Squares, loss::sum_f32};
 use mlx_rs::{Array, Dtype, ops::zeros_dtype};
 
 /// The dtype that state and arithmetic of a parameter have: f32, or f64 for f64.
@@ -35,6 +35,9 @@ const LONGEST_ROW: i32 = 4096;
 
 /// The sum `()` of squares of an array of any shape, f32.
 pub(super) fn sum_of_squares(x: &Array) -> Result<Array> {
+    if let Some(kernel) = Squares::of(x.dtype())? {
+        return kernel.sum(x);
+    }
     let mut sums = x.as_dtype(Dtype::Float32)?.square()?;
     // A GPU adds all up in the order in which they lie there; along an axis of a transposed view it takes long.
     if ffi::is_on_cpu()? {

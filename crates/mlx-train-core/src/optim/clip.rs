@@ -75,6 +75,20 @@ impl Clip {
         gradients: &[Array],
     ) -> Result<Clipped> {
         let norms = norms_of.of(names, gradients)?;
+        self.apply_with(norms, norms_of, names, gradients)
+    }
+
+    /// As [`Clip::apply_by`] with the norms of the gradients before they are clipped, where those are known.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub(crate) fn apply_with(
+        self,
+        norms: GradientNorms,
+        norms_of: Norms<'_>,
+        names: &[&str],
+        gradients: &[Array],
+    ) -> Result<Clipped> {
         let limited = match self.value {
             None => gradients.to_vec(),
             Some(value) => {

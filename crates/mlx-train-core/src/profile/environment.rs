@@ -6,7 +6,13 @@
 //! when they are loaded, so [`MlxEnvironment::enter`] replaces the process by itself.
 
 use super::MemoryConfig;
-use crate::{Error, Result, bytes::Bytes, distributed::MPI_LIBRARY, ffi};
+use crate::{
+    Error, Result,
+    bytes::Bytes,
+    distributed::MPI_LIBRARY,
+    estimate::{Backend, Machine},
+    ffi,
+};
 use std::{
     env, io,
     path::PathBuf,
@@ -92,6 +98,22 @@ impl MlxEnvironment {
             }
         }
         Ok(self)
+    }
+
+    /// With fewer megabytes per buffer than MLX's default for a machine, where they cost no time, unless they are given.
+    ///
+    /// On an H200, where the default is 1000, compiled steps of GPT-2 small that run ahead took 35.4 ms and 17.9 GiB with
+    /// it, as many and 12.6 with 400, 35.8 ms and 9.9 GiB with 200, 38.2 ms and 8.8 GiB with 100.
+    #[must_use]
+    pub fn with_defaults_of(mut self, machine: &Machine) -> Self {
+        const ENOUGH: u32 = 400;
+        if let Backend::Cuda(limits) = machine.backend
+            && limits.mega_elements > ENOUGH.into()
+            && self.leaves_megabytes()
+        {
+            self.max_mb_per_buffer = Some(ENOUGH);
+        }
+        self
     }
 
     /// Makes MLX see these variables, by replacing this process by itself where one of them is missing.

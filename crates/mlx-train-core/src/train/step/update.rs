@@ -4,6 +4,7 @@
 use super::{gradients::Mean, program::Program, reader::Reader, state::Carried};
 use crate::{
     Result,
+    kernels::{Family, kernel_form},
     model::Loss,
     optim::{self, Clipped, Norms},
 };
@@ -68,8 +69,12 @@ impl<M: ?Sized> Program<'_, M> {
         let across = |names: &[&str], squares| self.layout.squares_of_whole(names, squares);
         let norms_of = Norms::of_parts(&across);
         let names: Vec<&str> = state.optimizer.parameter_names().map(AsRef::as_ref).collect();
+        // A kernel reads gradients as they are: with the same numbers in f32 the optimizer's pass is the only one.
+        let has_kernel = kernel_form(Family::Squares)?.is_some();
+        let squared = if has_kernel { &mean.gradients } else { &gradients };
+        let norms = norms_of.of(&names, squared)?;
         let Clipped { gradients, norms } =
-            self.options.clip.apply_by(norms_of, &names, &gradients)?;
+            self.options.clip.apply_with(norms, norms_of, &names, &gradients)?;
         let finite = is_finite(&mean.loss.value)?.logical_and(is_finite(&norms.total)?)?;
         let guard = |now: &Array, before: &Array| {
             keep_unless(self.options.skip_non_finite, &finite, now, before)
