@@ -143,7 +143,9 @@ for line in sys.stdin:
         return value
 
     began = time.perf_counter()
-    for _ in range(int(line.split()[1])):
+    # As in worker.rs: those at both ends do not count.
+    ends = int(task["ahead"])
+    for _ in range(int(line.split()[1]) + 2 * ends):
         x, y = data[taken % len(data)]
         taken += 1
         losses.append(step(x, y).detach())
@@ -153,6 +155,7 @@ for line in sys.stdin:
             value = end()
     while losses:
         value = end()
+    seconds = seconds[ends : len(seconds) - ends]
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
     unit = 1 if sys.platform == "darwin" else 1024
     resident = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

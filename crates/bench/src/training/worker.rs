@@ -77,7 +77,9 @@ pub fn serve(task: Task) -> Result<()> {
             Ok(())
         };
         let mut before = None;
-        for batch in (0..count).zip(&mut batches).map(|(_, batch)| batch) {
+        // The first one ahead has all before it to itself, and the last none behind it.
+        let ends = usize::from(ahead);
+        for batch in (0..count as usize + 2 * ends).zip(&mut batches).map(|(_, batch)| batch) {
             let batches = [Ok(Batch::clone(batch))];
             if ahead {
                 let ahead = step.run_ahead(batches, LEARNING_RATE)?;
@@ -87,6 +89,7 @@ pub fn serve(task: Task) -> Result<()> {
             }
         }
         before.map(|it| end(it.wait()?)).transpose()?;
+        let seconds = seconds[ends..seconds.len() - ends].to_vec();
         write_line(&Reply {
             seconds,
             loss,
