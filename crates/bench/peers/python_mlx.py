@@ -1,9 +1,5 @@
-"""Steps of training in Python MLX, taken when `step N` is read: see training/worker.rs."""
+"""Steps of training in Python MLX; `serve.py` comes before this."""
 
-import json
-import resource
-import sys
-import time
 from functools import partial
 
 import mlx.core as mx
@@ -11,8 +7,6 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_map
 
-task = json.loads(sys.argv[1])
-sizes = task["sizes"]
 dtype = getattr(mx, task["dtype"])
 
 
@@ -112,33 +106,12 @@ data = list(batches())
 mx.eval(data)
 threads = len(__import__("os").sched_getaffinity(0)) if sys.platform == "linux" else __import__("os").cpu_count()
 hello = {"framework": "Python MLX", "version": mx.__version__, "device": str(mx.default_device()), "threads": threads}
-print(json.dumps(hello), flush=True)
-taken = 0
-for line in sys.stdin:
-    seconds, losses = [], []
 
-    def end():
-        global began
-        value = losses.pop(0).item()
-        now = time.perf_counter()
-        seconds.append(now - began)
-        began = now
-        return value
 
-    began = time.perf_counter()
-    # As in worker.rs: those at both ends do not count.
-    ends = int(task["ahead"])
-    for _ in range(int(line.split()[1]) + 2 * ends):
-        x, y = data[taken % len(data)]
-        taken += 1
-        losses.append(step(x, y))
-        (mx.async_eval if task["ahead"] else mx.eval)(losses[-1], held, optimizer.state)
-        if len(losses) > task["ahead"]:
-            value = end()
-    while losses:
-        value = end()
-    seconds = seconds[ends : len(seconds) - ends]
-    unit = 1 if sys.platform == "darwin" else 1024
-    resident = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    reply = {"seconds": seconds, "loss": value, "peak_bytes": mx.get_peak_memory(), "resident_peak_bytes": resident}
-    print(json.dumps(reply), flush=True)
+def evaluated(x, y):
+    loss = step(x, y)
+    (mx.async_eval if task["ahead"] else mx.eval)(loss, held, optimizer.state)
+    return loss
+
+
+serve(hello, data, evaluated, mx.get_peak_memory)

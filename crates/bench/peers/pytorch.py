@@ -1,9 +1,5 @@
-"""Steps of training in PyTorch, taken when `step N` is read: see training/worker.rs."""
+"""Steps of training in PyTorch; `serve.py` comes before this."""
 
-import json
-import resource
-import sys
-import time
 import warnings
 from contextlib import nullcontext
 
@@ -14,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-task = json.loads(sys.argv[1])
-sizes = task["sizes"]
 device = "cuda" if torch.cuda.is_available() else "cpu"
 torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
 
@@ -129,35 +123,13 @@ def step(x, y):
 data = list(batches())
 name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
 hello = {"framework": "PyTorch", "version": torch.__version__, "device": name, "threads": torch.get_num_threads()}
-print(json.dumps(hello), flush=True)
-taken = 0
-for line in sys.stdin:
-    seconds, losses = [], []
 
-    def end():
-        global began
-        value = losses.pop(0).item()
-        now = time.perf_counter()
-        seconds.append(now - began)
-        began = now
-        return value
 
-    began = time.perf_counter()
-    # As in worker.rs: those at both ends do not count.
-    ends = int(task["ahead"])
-    for _ in range(int(line.split()[1]) + 2 * ends):
-        x, y = data[taken % len(data)]
-        taken += 1
-        losses.append(step(x, y).detach())
-        if device == "cuda" and not task["ahead"]:
-            torch.cuda.synchronize()
-        if len(losses) > task["ahead"]:
-            value = end()
-    while losses:
-        value = end()
-    seconds = seconds[ends : len(seconds) - ends]
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
-    unit = 1 if sys.platform == "darwin" else 1024
-    resident = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    reply = {"seconds": seconds, "loss": value, "peak_bytes": peak, "resident_peak_bytes": resident}
-    print(json.dumps(reply), flush=True)
+def synchronized(x, y):
+    loss = step(x, y).detach()
+    if device == "cuda" and not task["ahead"]:
+        torch.cuda.synchronize()
+    return loss
+
+
+serve(hello, data, synchronized, lambda: torch.cuda.max_memory_allocated() if device == "cuda" else None)

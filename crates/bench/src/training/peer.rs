@@ -68,8 +68,16 @@ impl Peer {
     /// What Python runs, for those that are in Python.
     fn script(self) -> Option<&'static str> {
         match self {
-            Self::PythonMlx => Some(include_str!("../../peers/python_mlx.py")),
-            Self::PyTorch => Some(include_str!("../../peers/pytorch.py")),
+            Self::PythonMlx => Some(concat!(
+                include_str!("../../peers/serve.py"),
+                "\n",
+                include_str!("../../peers/python_mlx.py")
+            )),
+            Self::PyTorch => Some(concat!(
+                include_str!("../../peers/serve.py"),
+                "\n",
+                include_str!("../../peers/pytorch.py")
+            )),
             Self::This | Self::Burn | Self::Candle => None,
         }
     }

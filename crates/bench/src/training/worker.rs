@@ -8,7 +8,6 @@ use crate::record::resident_peak_bytes;
 use mlx_train::{
     Error, Result,
     data::Batch,
-    estimate::Machine,
     ffi::device_info,
     optim::AdamW,
     profile::{Memory, MemoryConfig, MemoryLimits, MlxEnvironment},
@@ -48,7 +47,7 @@ pub struct Reply {
 /// Serves with this crate's own engine.
 pub fn serve(task: Task) -> Result<()> {
     // As the command line does.
-    MlxEnvironment::default().with_defaults_of(&Machine::here()?).enter()?;
+    MlxEnvironment::default().with_defaults()?.enter()?;
     let Task { work, compile, ahead } = task;
     // As a `Trainer` does.
     MemoryLimits::of(&MemoryConfig::default(), &device_info()?)?.0.apply()?;

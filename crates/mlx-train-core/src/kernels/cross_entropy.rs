@@ -14,10 +14,10 @@
 //!
 //! Shape letters: N rows, V classes.
 
+use super::{Family, form_for, pack_size};
 use crate::{
     Array, Error, Result,
     ffi::{self, Constant, Kernel, KernelForm, KernelSource, Launch},
-    kernels::{Family, kernel_form},
 };
 use mlx_rs::Dtype;
 
@@ -139,13 +139,12 @@ impl Rows {
     /// # Errors
     /// When MLX fails.
     pub fn of(dtype: Dtype, terms: Terms) -> Result<Option<Self>> {
-        let is_known = matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
         let Terms { label_smoothing, z_loss } = terms;
         let fits = (0.0..1.0).contains(&label_smoothing) && (0.0..f32::INFINITY).contains(&z_loss);
-        if !is_known || !fits {
+        if !fits {
             return Ok(None);
         }
-        Ok(kernel_form(Family::CrossEntropy)?.map(|form| Self { form, terms }))
+        Ok(form_for(Family::CrossEntropy, dtype)?.map(|form| Self { form, terms }))
     }
 
     /// The loss, in nats, of each row of `logits` `(N, V)` against `targets` `(N,)`, int32; f32 `(N,)`.
@@ -218,10 +217,11 @@ impl Rows {
     /// others beside them, so that one reads while another one adds up.
     fn threads(self, logits: &Array) -> i32 {
         const READS: i32 = 4;
-        let (at_once, most) = match self.form {
-            KernelForm::Cuda => (16 / logits.item_size() as i32, 512),
-            KernelForm::Metal => (4, 256),
+        let most = match self.form {
+            KernelForm::Cuda => 512,
+            KernelForm::Metal => 256,
         };
+        let at_once = pack_size(self.form, logits.item_size()) as i32;
         let threads = (logits.dim(-1) / (at_once * READS)).max(1) as u32;
         (threads.next_power_of_two() as i32).clamp(32, most)
     }

@@ -15,6 +15,7 @@ pub mod squares;
 pub mod swiglu;
 
 use crate::{Error, Result, ffi::KernelForm};
+use mlx_rs::Dtype;
 use std::{cell::Cell, env, sync::OnceLock};
 
 /// The variable that says which kernels are used.
@@ -111,6 +112,22 @@ pub fn kernel_form(family: Family) -> Result<Option<KernelForm>> {
     }
     let choice = Choice::here()?;
     Ok(KernelForm::here()?.filter(|&form| choice.allows(family, form)))
+}
+
+/// As [`kernel_form`], for arrays of this dtype: kernels know f32, f16 and bf16.
+fn form_for(family: Family, dtype: Dtype) -> Result<Option<KernelForm>> {
+    match dtype {
+        Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16 => kernel_form(family),
+        _ => Ok(None),
+    }
+}
+
+/// How many numbers of `item_size` bytes a thread reads at once: `Pack::size` of the sources.
+fn pack_size(form: KernelForm, item_size: usize) -> usize {
+    match form {
+        KernelForm::Cuda => 16 / item_size,
+        KernelForm::Metal => 4,
+    }
 }
 
 /// Runs `f`, which records MLX's own operations in the place of kernels on this thread: what to compare a kernel

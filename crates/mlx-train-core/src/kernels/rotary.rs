@@ -8,12 +8,11 @@
 //! Source: Su et al., arXiv:2104.09864, section 3.4.2; the order of features is that of Hugging Face's Llama.
 //! Shape letters: B rows, T positions, H heads, D features of a head.
 
-use super::{Family, kernel_form};
+use super::{Family, form_for};
 use crate::{
     Array, Error, Result,
     ffi::{self, Constant, Kernel, KernelForm, KernelSource, Launch},
 };
-use mlx_rs::Dtype;
 
 const CUDA: &str = concat!(include_str!("packs.cu"), include_str!("rotary.cu"));
 const METAL: &str = concat!(include_str!("packs.metal"), include_str!("rotary.metal"));
@@ -57,7 +56,6 @@ impl Rotation {
     /// # Errors
     /// When MLX fails.
     pub fn of(x: &Array, theta: f32) -> Result<Option<Self>> {
-        let is_known = matches!(x.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
         let &[batch, _, num_heads, head_dim] = x.shape() else { return Ok(None) };
         let fits = x.size() > 0
             && head_dim % 2 == 0
@@ -65,10 +63,10 @@ impl Rotation {
             && (1.0..f32::INFINITY).contains(&theta)
             // What a block has is counted in an int32.
             && i64::from(batch) * i64::from(num_heads) * i64::from(head_dim) <= i64::from(i32::MAX);
-        if !is_known || !fits {
+        if !fits {
             return Ok(None);
         }
-        Ok(kernel_form(Family::Rotary)?.map(|form| Self { form, log2_base: theta.log2() }))
+        Ok(form_for(Family::Rotary, x.dtype())?.map(|form| Self { form, log2_base: theta.log2() }))
     }
 
     /// `x` `(B, T, H, D)` rotated, of its shape and dtype.

@@ -3,7 +3,7 @@
 //! MLX's operations write the numbers in f32, then their squares, and read those twice. Here each block of threads adds
 //! up a part of them, in an order that is always the same, and what blocks have is added up after them.
 
-use super::{Family, kernel_form};
+use super::{Family, form_for, pack_size};
 use crate::{
     Array, Error, Result,
     ffi::{self, Constant, Kernel, KernelForm, KernelSource, Launch},
@@ -49,10 +49,7 @@ impl Squares {
     /// # Errors
     /// When MLX fails.
     pub fn of(dtype: Dtype) -> Result<Option<Self>> {
-        if !matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16) {
-            return Ok(None);
-        }
-        Ok(kernel_form(Family::Squares)?.map(|form| Self { form }))
+        Ok(form_for(Family::Squares, dtype)?.map(|form| Self { form }))
     }
 
     /// The sum of the squares of `x`, of any shape: `()` f32.
@@ -81,10 +78,7 @@ impl Squares {
             [] | [_] => x.reshape(&[1, -1])?,
             [.., last] => x.reshape(&[-1, *last])?,
         };
-        let at_once = match self.form {
-            KernelForm::Cuda => 16 / x.item_size(),
-            KernelForm::Metal => 4,
-        };
+        let at_once = pack_size(self.form, x.item_size());
         let groups = x.size().div_ceil(at_once * PACKS * THREADS as usize).clamp(1, MOST_GROUPS);
         let parts = [groups as i32];
         let launch = Launch {

@@ -8,12 +8,11 @@
 //! fuses none of them that is used by the backward pass as well. Here the sigmoid is taken anew instead of kept.
 //! Computed in f32 whatever the dtype. Source: Shazeer, arXiv:2002.05202, section 2.
 
-use super::{Family, kernel_form};
+use super::{Family, form_for, pack_size};
 use crate::{
     Array, Error, Result,
     ffi::{self, Constant, Kernel, KernelForm, KernelSource, Launch},
 };
-use mlx_rs::Dtype;
 
 const CUDA: &str = concat!(include_str!("packs.cu"), include_str!("swiglu.cu"));
 const METAL: &str = concat!(include_str!("packs.metal"), include_str!("swiglu.metal"));
@@ -70,16 +69,15 @@ impl Swiglu {
     /// # Errors
     /// When MLX fails.
     pub fn of(gate: &Array, up: &Array) -> Result<Option<Self>> {
-        let is_known = matches!(gate.dtype(), Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16);
         let are_alike = gate.shape() == up.shape() && gate.dtype() == up.dtype();
-        if !is_known || !are_alike || gate.size() == 0 || gate.ndim() == 0 {
+        if !are_alike || gate.size() == 0 || gate.ndim() == 0 {
             return Ok(None);
         }
         // MLX counts along an axis in an int32.
         if i32::try_from(gate.size() / gate.dim(-1) as usize).is_err() {
             return Ok(None);
         }
-        Ok(kernel_form(Family::Swiglu)?.map(|form| Self { form }))
+        Ok(form_for(Family::Swiglu, gate.dtype())?.map(|form| Self { form }))
     }
 
     /// `silu(gate) * up`, of their shape and dtype.
@@ -106,10 +104,7 @@ impl Swiglu {
         let rows: Vec<Array> =
             inputs.iter().map(|x| x.reshape(&[-1, x.dim(-1)])).collect::<Result<_, _>>()?;
         let first = &rows[0];
-        let at_once = match self.form {
-            KernelForm::Cuda => 16 / first.item_size(),
-            KernelForm::Metal => 4,
-        };
+        let at_once = pack_size(self.form, first.item_size());
         let groups = first.size().div_ceil(at_once * THREADS as usize).min(MOST_GROUPS);
         let outputs = [(first.shape(), first.dtype()); 2];
         let constants =

@@ -1,7 +1,7 @@
 //! Work on several parameters at the same time, on a CPU.
 
-use crate::Result;
-use mlx_rs::{Array, Device, DeviceType, Stream, with_stream};
+use crate::{Result, ffi};
+use mlx_rs::{Array, Device, Stream, with_stream};
 use std::{iter, thread};
 
 /// More threads than these wait for memory, not for each other.
@@ -33,7 +33,7 @@ impl Lanes {
     /// # Errors
     /// When MLX fails.
     pub(crate) fn over(arrays: &[Array]) -> Result<Self> {
-        if !matches!(Device::try_default()?.get_type()?, DeviceType::Cpu) {
+        if !ffi::is_on_cpu()? {
             return Ok(Self::default());
         }
         STREAMS.with(|streams| {
@@ -75,7 +75,6 @@ fn divided(sizes: impl Iterator<Item = usize>, num_lanes: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ffi;
 
     #[test]
     fn lanes_have_about_as_much_to_do() {

@@ -49,26 +49,21 @@ fn chosen(
     given: MlxEnvironment,
     settings: &Settings,
 ) -> Result<MlxEnvironment> {
-    let machine = Machine::here()?;
     match budget.filter(|_| given.leaves_megabytes()) {
-        Some(budget) => within(budget, given, settings, &machine),
-        None => Ok(given.with_defaults_of(&machine)),
+        Some(budget) => within(budget, given, settings),
+        None => given.with_defaults(),
     }
 }
 
-fn within(
-    budget: Bytes,
-    given: MlxEnvironment,
-    settings: &Settings,
-    machine: &Machine,
-) -> Result<MlxEnvironment> {
+fn within(budget: Bytes, given: MlxEnvironment, settings: &Settings) -> Result<MlxEnvironment> {
+    let machine = Machine::here()?;
     // The CPU has no buffers of operations.
     if machine.backend == Backend::Cpu {
         return Ok(given);
     }
-    let recording = record(settings, machine)?;
+    let recording = record(settings, &machine)?;
     given.within(budget, |megabytes| {
-        let machine = with_megabytes(machine, megabytes);
+        let machine = with_megabytes(&machine, megabytes);
         Ok(Bytes(Estimate::of(&recording, &machine).peak_bytes))
     })
 }
@@ -108,23 +103,6 @@ mod tests {
         let batch = ["model.vocab_size=512", "train.batch_size=64", "data.seq_len=256"];
         let set = [&sizes[..], &batch, further].concat().into_iter().map(str::to_owned).collect();
         Settings::resolve(&RunSource { config: None, model: Some("transformer".into()), set })
-    }
-
-    #[test]
-    fn megabytes_are_never_more_than_cost_no_time() {
-        let gpu = |mega_elements| {
-            let limits = PerBuffer { operations: 100, mega_elements };
-            Machine { backend: Backend::Cuda(limits), ..Machine::here().unwrap() }
-        };
-        let chosen = |given: MlxEnvironment, machine: &Machine| {
-            given.with_defaults_of(machine).max_mb_per_buffer
-        };
-        let given = MlxEnvironment { max_mb_per_buffer: Some(900), ..MlxEnvironment::default() };
-        assert_eq!(chosen(MlxEnvironment::default(), &gpu(1000)), Some(400));
-        assert_eq!(chosen(MlxEnvironment::default(), &gpu(100)), None);
-        assert_eq!(chosen(given, &gpu(1000)), Some(900));
-        let cpu = Machine { backend: Backend::Cpu, ..gpu(0) };
-        assert_eq!(chosen(MlxEnvironment::default(), &cpu), None);
     }
 
     #[test]

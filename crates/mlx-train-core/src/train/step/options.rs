@@ -6,10 +6,11 @@ use crate::{
     checkpoint::CheckpointPolicy,
     config::ModelConfig,
     distributed::{PipelineError, PipelineOptions},
+    ffi,
     optim::Clip,
     train::TrainError,
 };
-use mlx_rs::{Device, DeviceType, Dtype};
+use mlx_rs::Dtype;
 
 /// How a [`TrainStep`](super::TrainStep) computes: all but the model, the optimizer and the data.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,10 +75,7 @@ impl StepOptions {
         Ok(match self.compile {
             CompileMode::Off => None,
             CompileMode::On => Some(Limit::Refuse(self.max_traces)),
-            CompileMode::Auto => {
-                let on_gpu = matches!(Device::try_default()?.get_type()?, DeviceType::Gpu);
-                on_gpu.then_some(Limit::Warn(self.max_traces))
-            }
+            CompileMode::Auto => (!ffi::is_on_cpu()?).then_some(Limit::Warn(self.max_traces)),
         })
     }
 }
