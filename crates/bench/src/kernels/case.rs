@@ -8,10 +8,10 @@ use mlx_train::{
     loss::{CrossEntropy, cross_entropy, linear_cross_entropy},
     mlx_rs::{
         Dtype,
-        ops::indexing::TryIndexOp,
+        ops::{concatenate, indexing::TryIndexOp},
         random::{key, normal, randint},
     },
-    nn,
+    nn::{self, Linear},
     optim::gradient_norms,
 };
 use std::{slice::from_ref, sync::Arc};
@@ -21,6 +21,10 @@ use std::{slice::from_ref, sync::Arc};
 pub enum Subject {
     CrossEntropy,
     LinearCrossEntropy,
+    /// Three projections of attention, rotated.
+    Heads,
+    /// A feed-forward part.
+    GatedUnit,
     RmsNorm,
     LayerNorm,
     Rotary,
@@ -47,6 +51,8 @@ impl Subject {
         match self {
             Self::CrossEntropy => "cross_entropy",
             Self::LinearCrossEntropy => "linear_cross_entropy",
+            Self::Heads => "heads",
+            Self::GatedUnit => "gated_unit",
             Self::RmsNorm => "rms_norm",
             Self::LayerNorm => "layer_norm",
             Self::Rotary => "rotary",
@@ -59,6 +65,7 @@ impl Subject {
     pub fn family(self) -> Family {
         match self {
             Self::CrossEntropy | Self::LinearCrossEntropy => Family::CrossEntropy,
+            Self::Heads | Self::GatedUnit => Family::Joined,
             Self::RmsNorm | Self::LayerNorm => Family::Norm,
             Self::Rotary => Family::Rotary,
             Self::SumOfSquares => Family::Squares,
@@ -72,6 +79,9 @@ impl Subject {
             Self::CrossEntropy | Self::LinearCrossEntropy => {
                 &[&[3, 2], &[5, 7], &[9, 33], &[17, 1000], &[64, 4097], &[8, 50257], &[16, 50304]]
             }
+            // With fewer than 2048 rows, nothing is joined.
+            Self::Heads => &[&[2, 7, 24], &[3, 700, 24], &[2, 1100, 40], &[1, 2048, 128]],
+            Self::GatedUnit => &[&[7, 24], &[3, 700, 24], &[2, 1100, 33], &[1, 2048, 128]],
             Self::RmsNorm | Self::LayerNorm => &[
                 &[7],
                 &[5, 33],
@@ -96,9 +106,14 @@ impl Subject {
         };
         // A GPU compiles a kernel for each size and dtype, which takes most of the time.
         let shapes = if dtype == Dtype::Float16 { &shapes[1..3] } else { shapes };
+        let placements: &[Placed] = match self {
+            // cuBLAS refuses a matrix that does not begin at 16 bytes.
+            Self::Heads | Self::GatedUnit => &[Placed::Whole, Placed::Transposed],
+            _ => &[Placed::Whole, Placed::Behind, Placed::Transposed],
+        };
         let mut cases = Vec::new();
         for shape in shapes {
-            for placed in [Placed::Whole, Placed::Behind, Placed::Transposed] {
+            for &placed in placements {
                 cases.extend(self.cases(shape, dtype, placed)?);
             }
         }
@@ -111,10 +126,13 @@ impl Subject {
             (Self::CrossEntropy, true) => &[&[4096, 50304]],
             (Self::LinearCrossEntropy, true) => &[&[16384, 50304]],
             (Self::CrossEntropy | Self::LinearCrossEntropy, false) => &[&[64, 4096]],
+            (Self::Heads | Self::GatedUnit, true) => &[&[16, 1024, 768]],
             (Self::RmsNorm | Self::LayerNorm, true) => {
                 &[&[16, 1024, 768], &[16, 1024, 1024], &[4, 1024, 4096]]
             }
-            (Self::RmsNorm | Self::LayerNorm, false) => &[&[2, 64, 768]],
+            (Self::Heads | Self::GatedUnit | Self::RmsNorm | Self::LayerNorm, false) => {
+                &[&[2, 64, 768]]
+            }
             (Self::Rotary, true) => &[&[16, 1024, 12, 64]],
             (Self::Rotary, false) => &[&[2, 64, 12, 64]],
             (Self::SumOfSquares, true) => &[&[2048, 768], &[50304, 768]],
@@ -173,6 +191,42 @@ impl Subject {
                 }
                 cases
             }
+            Self::Heads => {
+                // Wide heads where they fit. Keys and values have half as many as queries, or one.
+                let head_dim = if size % 64 == 0 { 64 } else { 8 };
+                let h = size.div_euclid(head_dim).max(1);
+                let k = if h % 2 == 0 { h / 2 } else { 1 };
+                let weight = |heads, seed| {
+                    draw(&[heads * head_dim, size], f32::sqrt(size as f32).recip(), seed)
+                };
+                let inputs =
+                    vec![draw(shape, 1.0, 1)?, weight(h, 2)?, weight(k, 3)?, weight(k, 4)?];
+                let case = Case::new(inputs, passes(9), move |x| {
+                    let layers = layers(&x[1..]);
+                    let [q, k, v] =
+                        Linear::forward_all([&layers[0], &layers[1], &layers[2]], &x[0])?
+                            .rotary_heads([h, k], head_dim, 10_000.0, 0)?;
+                    Ok(concatenate(&[q, k, v], 1)?)
+                })?;
+                vec![Case { has_products: true, ..case }]
+            }
+            Self::GatedUnit => {
+                let width = size * 8 / 3;
+                let weight =
+                    |shape: [i32; 2], seed| draw(&shape, f32::sqrt(shape[1] as f32).recip(), seed);
+                let inputs = vec![
+                    draw(shape, 2.0, 1)?,
+                    weight([width, size], 2)?,
+                    weight([width, size], 3)?,
+                    weight([size, width], 4)?,
+                ];
+                let case = Case::new(inputs, passes(26), move |x| {
+                    let layers = layers(&x[1..]);
+                    let gated = Linear::forward_all([&layers[0], &layers[1]], &x[0])?;
+                    layers[2].forward_swiglu(&gated)
+                })?;
+                vec![Case { has_products: true, ..case }]
+            }
             Self::RmsNorm => {
                 let inputs = vec![draw(shape, 2.0, 1)?, draw(&[size], 1.0, 2)?];
                 vec![Case::new(inputs, passes(5), |x| nn::rms_norm(&x[0], &x[1], EPSILON))?]
@@ -199,6 +253,11 @@ impl Subject {
             }
         })
     }
+}
+
+/// Layers of these weights.
+fn layers(weights: &[Array]) -> Vec<Linear> {
+    weights.iter().map(|weight| Linear::of_weight(weight.clone(), None)).collect()
 }
 
 /// How arrays lie in memory.

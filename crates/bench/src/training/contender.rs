@@ -125,6 +125,7 @@ impl Contender {
             further: json!({
                 "num_steps": num_steps,
                 "ahead": task.ahead,
+                "memory_limit": task.memory_limit,
                 "start_seconds": self.ready_seconds + self.first_seconds,
                 "loss": last.loss,
                 "kernels": kernels,

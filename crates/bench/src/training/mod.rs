@@ -14,7 +14,7 @@ pub use self::work::Work;
 
 use self::{contender::Contender, peer::Peer};
 use crate::{Options, timing::NUM_WARMUPS};
-use mlx_train::Result;
+use mlx_train::{Result, profile::Bytes};
 use serde::{Deserialize, Serialize};
 use std::{
     io::{Write, stderr},
@@ -40,6 +40,10 @@ pub struct TrainingArgs {
     /// Measure ours with these kernels alone beside (repeatable), compiled or not: `none`, `all`, or some by their names
     #[arg(long, value_name = "KERNELS")]
     kernels: Vec<String>,
+    /// Measure ours within this much memory beside (repeatable), such as "9 GiB": a step waits for what runs where it would
+    /// need more
+    #[arg(long, value_name = "SIZE")]
+    memory_limit: Vec<Bytes>,
     /// A file of earlier lines, to which ratios are printed
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
@@ -72,6 +76,9 @@ struct Task {
     compile: bool,
     /// Whether the next step is begun before the loss of one is read.
     ahead: bool,
+    /// From how many bytes on ours waits for what runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    memory_limit: Option<u64>,
 }
 
 /// Serves as a process that is measured.
@@ -126,19 +133,21 @@ fn start(work: Work, compile: bool, args: &TrainingArgs) -> Result<Vec<Contender
         (false, _) => &[false],
     };
     let mut contenders = Vec::new();
-    let ours = |compile, kernels| {
-        Contender::start(Peer::This, Task { work, compile, ahead: args.ahead }, kernels)
-    };
+    let task = |compile| Task { work, compile, ahead: args.ahead, memory_limit: None };
     for &compile in modes {
-        contenders.push(ours(compile, None)?);
+        contenders.push(Contender::start(Peer::This, task(compile), None)?);
     }
     for kernels in &args.kernels {
-        contenders.push(ours(compile, Some(kernels))?);
+        contenders.push(Contender::start(Peer::This, task(compile), Some(kernels))?);
+    }
+    for &Bytes(limit) in &args.memory_limit {
+        let task = Task { memory_limit: Some(limit), ..task(compile) };
+        contenders.push(Contender::start(Peer::This, task, None)?);
     }
     for peer in Peer::OTHERS.into_iter().filter(|_| args.peers) {
         let ahead = args.ahead && peer.runs_ahead();
         for &compile in modes.iter().filter(|&&compile| !compile || peer.compiles()) {
-            match Contender::start(peer, Task { work, compile, ahead }, None) {
+            match Contender::start(peer, Task { ahead, ..task(compile) }, None) {
                 Ok(contender) => contenders.push(contender),
                 // Those that are there are compared all the same.
                 Err(error) => _ = writeln!(stderr(), "{} takes no part: {error}", peer.name()),

@@ -18,6 +18,9 @@ pub struct Line {
     /// Those alone that were used of our kernels.
     #[serde(default)]
     kernels: Option<String>,
+    /// From how many bytes on it waits for what runs.
+    #[serde(default)]
+    memory_limit: Option<u64>,
     seconds: Median,
     peak_bytes: Option<u64>,
 }
@@ -37,24 +40,27 @@ impl Line {
             compiled: record.compiled,
             ahead: record.further["ahead"] == true,
             kernels: record.further["kernels"].as_str().map(str::to_owned),
+            memory_limit: record.further["memory_limit"].as_u64(),
             seconds: Median { median: record.seconds.median },
             peak_bytes: Some(record.peak_bytes).filter(|&bytes| bytes > 0),
         }
     }
 
     fn label(&self) -> String {
-        let Self { framework, compiled, ahead, kernels, .. } = self;
+        let Self { framework, compiled, ahead, kernels, memory_limit, .. } = self;
         let modes = [(*compiled, ", compiled"), (*ahead, ", ahead")];
         let modes: String = modes.iter().filter(|(is, _)| *is).map(|(_, mode)| *mode).collect();
         let kernels = kernels.as_ref().map(|names| format!(", {names}")).unwrap_or_default();
-        format!("{framework}{modes}{kernels}")
+        let limit =
+            memory_limit.map(|limit| format!(", within {}", Bytes(limit))).unwrap_or_default();
+        format!("{framework}{modes}{kernels}{limit}")
     }
 
     fn is_of(&self, other: &Self) -> bool {
         let key = |line: &Self| {
-            let Self { benchmark, framework, model, dtype, compiled, ahead, kernels, .. } =
-                line.clone();
-            (benchmark, framework, model, dtype, compiled, ahead, kernels)
+            let Self { benchmark, framework, model, dtype, compiled, ahead, .. } = line.clone();
+            let Self { kernels, memory_limit, .. } = line.clone();
+            (benchmark, framework, model, dtype, compiled, ahead, kernels, memory_limit)
         };
         key(self) == key(other)
     }
@@ -79,12 +85,12 @@ pub fn read(path: &Path) -> Result<Vec<Line>> {
 /// Each framework of one run against the first.
 pub fn ratios(model: &str, lines: &[Line]) -> String {
     let Some(ours) = lines.first() else { return String::new() };
-    let mut text = format!("{model:<28}{:>12}{:>9}{:>12}\n", "step", "of ours", "peak");
+    let mut text = format!("{model:<44}{:>12}{:>9}{:>12}\n", "step", "of ours", "peak");
     for line in lines {
         let peak = line.peak_bytes.map(|bytes| Bytes(bytes).to_string()).unwrap_or_default();
         let (milliseconds, ratio) =
             (1e3 * line.seconds.median, line.seconds.median / ours.seconds.median);
-        _ = writeln!(text, "  {:<26}{milliseconds:>9.2} ms{ratio:>9.2}{peak:>12}", line.label());
+        _ = writeln!(text, "  {:<42}{milliseconds:>9.2} ms{ratio:>9.2}{peak:>12}", line.label());
     }
     text
 }
@@ -125,6 +131,7 @@ mod tests {
             compiled: false,
             ahead: false,
             kernels: None,
+            memory_limit: None,
             seconds,
             peak_bytes: Some(1 << 20),
         }

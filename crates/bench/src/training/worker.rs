@@ -10,7 +10,7 @@ use mlx_train::{
     data::Batch,
     ffi::device_info,
     optim::AdamW,
-    profile::{Memory, MemoryConfig, MemoryLimits, MlxEnvironment},
+    profile::{Bytes, Memory, MemoryConfig, MemoryLimits, MlxEnvironment},
     run::Environment,
     train::{StepOutput, TrainStep},
 };
@@ -48,9 +48,10 @@ pub struct Reply {
 pub fn serve(task: Task) -> Result<()> {
     // As the command line does.
     MlxEnvironment::default().with_defaults()?.enter()?;
-    let Task { work, compile, ahead } = task;
+    let Task { work, compile, ahead, memory_limit } = task;
     // As a `Trainer` does.
-    MemoryLimits::of(&MemoryConfig::default(), &device_info()?)?.0.apply()?;
+    let memory = MemoryConfig { memory_limit: memory_limit.map(Bytes), ..Default::default() };
+    MemoryLimits::of(&memory, &device_info()?)?.0.apply()?;
     let mut model = work.model()?;
     let mut step = TrainStep::new(&mut model, AdamW::default(), 0, work.step_options(compile)?)?;
     let batches = work.sizes().batches()?;

@@ -14,8 +14,8 @@ __device__ float reference(float maximum) {
 __device__ Sums both(Sums a, Sums b) {
   float maximum = fmaxf(a.maximum, b.maximum);
   float by = reference(maximum);
-  float of_a = a.exponentials * __expf(a.maximum - by);
-  float of_b = b.exponentials * __expf(b.maximum - by);
+  float of_a = a.exponentials * power_of_2(LOG2_E * (a.maximum - by));
+  float of_b = b.exponentials * power_of_2(LOG2_E * (b.maximum - by));
   return {maximum, of_a + of_b, a.logits + b.logits};
 }
 
@@ -41,13 +41,13 @@ __device__ Sums sums_of(const T* row, int size) {
 #pragma unroll
     for (int i = 1; i < N; ++i) largest = fmaxf(largest, values[i]);
     if (largest > sums.maximum) {
-      sums.exponentials *= __expf(sums.maximum - largest);
+      sums.exponentials *= power_of_2(LOG2_E * (sums.maximum - largest));
       sums.maximum = largest;
     }
-    float by = reference(sums.maximum);
+    float by = LOG2_E * reference(sums.maximum);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      sums.exponentials += __expf(values[i] - by);
+      sums.exponentials += power_of_2(fmaf(LOG2_E, values[i], -by));
       if (MEAN) sums.logits += values[i];
     }
   });
@@ -83,16 +83,28 @@ __device__ void write_gradient(
     const T* row, T* result, int size, int target, float log_z, float scale) {
   // Also where logits are not finite: nothing of the row counts.
   if (scale == 0.0f) {
-    map_row<THREADS>(row, result, size, [](float, int) { return 0.0f; });
+    map_row<THREADS>(row, result, size, [](auto& values, int) {
+      for (float& value : values) value = 0.0f;
+    });
     return;
   }
   float smoothing = __int_as_float(SMOOTHING);
   float slope = Z_LOSS != 0 ? scale * (1.0f + 2.0f * __int_as_float(Z_LOSS) * log_z) : scale;
   float spread = scale * smoothing / size;
   float at_target = scale * (1.0f - smoothing);
-  map_row<THREADS>(row, result, size, [=](float logit, int at) {
-    float gradient = slope * __expf(logit - log_z);
-    if (SMOOTHING != 0) gradient -= spread;
-    return at == target ? gradient - at_target : gradient;
+  float by = LOG2_E * log_z;
+  map_row<THREADS>(row, result, size, [=](auto& values, int start) {
+    constexpr int N = sizeof(values) / sizeof(float);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      values[i] = slope * power_of_2(fmaf(LOG2_E, values[i], -by));
+      if (SMOOTHING != 0) values[i] -= spread;
+    }
+    if (target >= start && target < start + N) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        if (start + i == target) values[i] -= at_target;
+      }
+    }
   });
 }

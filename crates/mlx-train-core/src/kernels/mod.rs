@@ -26,6 +26,9 @@ pub const VARIABLE: &str = "MLX_TRAIN_KERNELS";
 pub enum Family {
     /// [`cross_entropy`]
     CrossEntropy,
+    /// One product for layers that have one input: [`Outputs`](crate::nn::Outputs), and what [`rotary`] and [`swiglu`]
+    /// have for it.
+    Joined,
     /// [`norm`]
     Norm,
     /// [`rotary`]
@@ -38,13 +41,14 @@ pub enum Family {
 
 impl Family {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::CrossEntropy, Self::Norm, Self::Rotary, Self::Squares, Self::Swiglu];
+    pub const ALL: [Self; 6] =
+        [Self::CrossEntropy, Self::Joined, Self::Norm, Self::Rotary, Self::Squares, Self::Swiglu];
 
     /// What it is called in `MLX_TRAIN_KERNELS`.
     pub fn name(self) -> &'static str {
         match self {
             Self::CrossEntropy => "cross_entropy",
+            Self::Joined => "joined",
             Self::Norm => "norm",
             Self::Rotary => "rotary",
             Self::Squares => "squares",

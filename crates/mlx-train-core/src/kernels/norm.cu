@@ -1,7 +1,7 @@
 // The gradients of norms of rows: of each row, and sums over rows of those of the weight and the bias.
 //
-// GROUP threads have a row and PACKS packs of it each, which they keep while they add up and write; a block has
-// THREADS / GROUP rows at a time.
+// GROUP threads have a row and PACKS packs of it each, which they keep while they add up; a block has THREADS / GROUP
+// rows at a time. A warp that has a row alone reads the next while it writes one; others have too few registers.
 
 // Adds up over the threads of a row, which all have the result. What warps say goes to one half of the shared
 // memory and then to the other: a warp that is ahead by one turn overwrites nothing.
@@ -67,46 +67,61 @@ __device__ void write_sums(const float (&sums)[PACKS][N], float* parts, int size
   for (int at = threadIdx.x; at < size; at += THREADS) parts[at] = columns[at];
 }
 
-// With the mean of a row taken off if it is CENTRED; only then there is a bias.
-template <int THREADS, int GROUP, int PACKS, bool CENTRED, typename T>
-__device__ void norm_gradient(
-    const T* x,
-    const T* weight,
-    const T* cotangent,
-    T* gradient,
-    float* weight_parts,
-    float* bias_parts,
-    int num_rows,
-    int size,
-    float epsilon) {
+// Rows of one size: pointers to what is read of them and written.
+template <typename T>
+struct Gradients {
+  const T* x;
+  const T* weight;
+  const T* cotangent;
+  // What is added to the gradient, if there is something.
+  const T* other;
+  T* gradient;
+  float* weight_parts;
+  // Only where the mean of a row is taken off, there is a bias.
+  float* bias_parts;
+  int num_rows;
+  int size;
+  float epsilon;
+};
+
+// With the mean of a row taken off if it is CENTRED, and something added if it is ADDED. All packs of a group are whole and
+// lie as packs do if WHOLE.
+template <int THREADS, int GROUP, int PACKS, bool CENTRED, bool ADDED, bool WHOLE, typename T>
+__device__ void gradients_of(const Gradients<T>& rows) {
   constexpr int N = Pack<T>::size;
   constexpr int ROWS = THREADS / GROUP;
   int in_row = threadIdx.x % GROUP, group = threadIdx.x / GROUP;
-  bool at_once = size % N == 0 && begin_packs(x, weight, cotangent, gradient);
+  int num_rows = rows.num_rows, size = rows.size;
+  bool at_once = WHOLE ||
+      (size % N == 0 && begin_packs(rows.x, rows.weight, rows.cotangent, rows.other, rows.gradient));
   Pack<T> scales[PACKS];
   int lefts[PACKS];
 #pragma unroll
   for (int i = 0; i < PACKS; ++i) {
     int at = (in_row + i * GROUP) * N;
-    lefts[i] = max(min(size - at, N), 0);
-    scales[i] = load_pack(weight + at, lefts[i], at_once);
+    lefts[i] = WHOLE ? N : at < size ? min(size - at, N) : 0;
+    scales[i] = load_pack(rows.weight + at, lefts[i], at_once);
   }
   float of_weight[PACKS][N] = {};
   float of_bias[CENTRED ? PACKS : 1][N] = {};
-  int turn = 0;
-  for (int64_t start = static_cast<int64_t>(blockIdx.x) * ROWS; start < num_rows;
-       start += static_cast<int64_t>(gridDim.x) * ROWS, ++turn) {
-    // Threads without a row go along, with zeros.
-    bool is_row = start + group < num_rows;
-    int64_t row = (start + group) * size;
-    Pack<T> values[PACKS], slopes[PACKS];
+  Pack<T> values[PACKS], slopes[PACKS], others[ADDED ? PACKS : 1];
+  // Threads without a row go along, with zeros.
+  auto load = [&](int64_t row) {
 #pragma unroll
     for (int i = 0; i < PACKS; ++i) {
-      int64_t at = row + (in_row + i * GROUP) * N;
-      int left = is_row ? lefts[i] : 0;
-      values[i] = load_pack(x + at, left, at_once);
-      slopes[i] = load_pack(cotangent + at, left, at_once);
+      int64_t at = row * size + (in_row + i * GROUP) * N;
+      int left = row < num_rows ? lefts[i] : 0;
+      values[i] = load_pack(rows.x + at, left, at_once);
+      slopes[i] = load_pack(rows.cotangent + at, left, at_once);
+      if constexpr (ADDED) others[i] = load_pack(rows.other + at, left, at_once);
     }
+  };
+  int64_t start = static_cast<int64_t>(blockIdx.x) * ROWS;
+  int64_t step = static_cast<int64_t>(gridDim.x) * ROWS;
+  constexpr bool EARLY = GROUP == 32;
+  if (EARLY) load(start + group);
+  for (int turn = 0; start < num_rows; start += step, ++turn) {
+    if (!EARLY) load(start + group);
     float mean = 0.0f;
     if constexpr (CENTRED) {
       float sum[1] = {0.0f};
@@ -133,25 +148,43 @@ __device__ void norm_gradient(
       }
     }
     add_up<THREADS, GROUP>(sums, turn);
-    float inverse = rsqrtf(sums[0] / size + epsilon);
+    float inverse = rsqrtf(sums[0] / size + rows.epsilon);
     float along = sums[1] / size * inverse * inverse;
     float level = 0.0f;
     if constexpr (CENTRED) level = sums[2] / size;
+    Pack<T> results[PACKS];
 #pragma unroll
     for (int i = 0; i < PACKS; ++i) {
-      Pack<T> result;
 #pragma unroll
       for (int j = 0; j < N; ++j) {
         float value = static_cast<float>(values[i].at[j]) - mean;
         float cotangent_of = static_cast<float>(slopes[i].at[j]);
         float slope = static_cast<float>(scales[i].at[j]) * cotangent_of;
-        result.at[j] = static_cast<T>(inverse * (slope - level - value * along));
+        float result = inverse * (slope - level - value * along);
+        if constexpr (ADDED) result += static_cast<float>(others[i].at[j]);
+        results[i].at[j] = static_cast<T>(result);
         of_weight[i][j] += cotangent_of * value * inverse;
         if constexpr (CENTRED) of_bias[i][j] += cotangent_of;
       }
-      store_pack(gradient + row + (in_row + i * GROUP) * N, result, is_row ? lefts[i] : 0, at_once);
+    }
+    int64_t row = start + group;
+    if (EARLY && start + step < num_rows) load(row + step);
+#pragma unroll
+    for (int i = 0; i < PACKS; ++i) {
+      T* to = rows.gradient + row * size + (in_row + i * GROUP) * N;
+      store_pack(to, results[i], row < num_rows ? lefts[i] : 0, at_once);
     }
   }
-  write_sums<THREADS, GROUP>(of_weight, weight_parts, size);
-  if constexpr (CENTRED) write_sums<THREADS, GROUP>(of_bias, bias_parts, size);
+  write_sums<THREADS, GROUP>(of_weight, rows.weight_parts, size);
+  if constexpr (CENTRED) write_sums<THREADS, GROUP>(of_bias, rows.bias_parts, size);
+}
+
+template <int THREADS, int GROUP, int PACKS, bool CENTRED, bool ADDED, typename T>
+__device__ void norm_gradient(const Gradients<T>& rows) {
+  if (rows.size == GROUP * PACKS * Pack<T>::size &&
+      begin_packs(rows.x, rows.weight, rows.cotangent, rows.other, rows.gradient)) {
+    gradients_of<THREADS, GROUP, PACKS, CENTRED, ADDED, true>(rows);
+  } else {
+    gradients_of<THREADS, GROUP, PACKS, CENTRED, ADDED, false>(rows);
+  }
 }

@@ -64,20 +64,24 @@ void write_sums(
   for (int at = thread_index; at < size; at += THREADS) parts[at] = columns[at];
 }
 
-// With the mean of a row taken off if it is CENTRED; only then there is a bias.
+// With the mean of a row taken off if it is CENTRED; only then there is a bias. With `other` added to the gradient of rows
+// if it is ADDED.
 template <
     typename T,
     int THREADS,
     int GROUP,
     int PACKS,
     bool CENTRED,
+    bool ADDED,
     typename X,
     typename Weight,
-    typename Cotangent>
+    typename Cotangent,
+    typename Other>
 void norm_gradient(
     X x,
     Weight weight,
     Cotangent cotangent,
+    Other other,
     device T* gradient,
     device float* weight_parts,
     device float* bias_parts,
@@ -147,16 +151,20 @@ void norm_gradient(
     float along = sums[1] / size * inverse * inverse;
     float level = CENTRED ? sums[COUNT - 1] / size : 0.0f;
     for (int i = 0; i < PACKS; ++i) {
+      int64_t at = row + (in_row + i * GROUP) * N;
+      int left = is_row ? lefts[i] : 0;
       Pack result;
+      if (ADDED) result = load_pack(other + at, left);
       for (int j = 0; j < N; ++j) {
         float value = values[i].at[j] - mean;
         float cotangent_of = slopes[i].at[j];
         float slope = scales[i].at[j] * cotangent_of;
-        result.at[j] = inverse * (slope - level - value * along);
+        float gradient_of = inverse * (slope - level - value * along);
+        result.at[j] = ADDED ? result.at[j] + gradient_of : gradient_of;
         of_weight[i * N + j] += cotangent_of * value * inverse;
         if (CENTRED) of_bias[i * N + j] += cotangent_of;
       }
-      store_pack(gradient + row + (in_row + i * GROUP) * N, result, is_row ? lefts[i] : 0);
+      store_pack(gradient + at, result, left);
     }
   }
   write_sums<THREADS, GROUP, PACKS>(of_weight, weight_parts, size, block, thread_index, columns);

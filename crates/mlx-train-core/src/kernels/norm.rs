@@ -29,7 +29,7 @@ use mlx_rs::{
 const CUDA: &str = concat!(include_str!("packs.cu"), include_str!("norm.cu"));
 const METAL: &str = concat!(include_str!("packs.metal"), include_str!("norm.metal"));
 
-/// How many threads a block has, which the rows share that it has at a time.
+/// How many threads a block has at most, which the rows share that it has at a time.
 const THREADS: i32 = 256;
 
 static RMS_NORM_GRADIENT: Kernel = Kernel::new(
@@ -39,17 +39,41 @@ static RMS_NORM_GRADIENT: Kernel = Kernel::new(
     KernelSource {
         header: CUDA,
         body: "
-  norm_gradient<THREADS, GROUP, PACKS, false>(
-      x, weight, cotangent, gradient, weight_parts, static_cast<float*>(nullptr), x_shape[0], C,
-      __int_as_float(EPSILON));",
+  norm_gradient<THREADS, GROUP, PACKS, false, false>(Gradients<T>{
+      x, weight, cotangent, nullptr, gradient, weight_parts, nullptr, x_shape[0], C,
+      __int_as_float(EPSILON)});",
     },
     KernelSource {
         header: METAL,
         body: "
   threadgroup float of_simds[2 * (THREADS / 32) * 2];
   threadgroup float columns[GROUP < THREADS ? GROUP * PACKS * 4 : 1];
-  norm_gradient<T, THREADS, GROUP, PACKS, false>(
-      x, weight, cotangent, gradient, weight_parts, weight_parts, x_shape[0], C,
+  norm_gradient<T, THREADS, GROUP, PACKS, false, false>(
+      x, weight, cotangent, cotangent, gradient, weight_parts, weight_parts, x_shape[0], C,
+      as_type<float>(EPSILON), threadgroup_position_in_grid.x, threadgroups_per_grid.x,
+      thread_position_in_threadgroup.x, of_simds, columns);",
+    },
+);
+
+/// What comes back to the rows past their norm is added to the gradient.
+static RMS_NORM_BRANCH_GRADIENT: Kernel = Kernel::new(
+    "rms_norm_branch_gradient",
+    &["x", "weight", "cotangent", "other"],
+    &["gradient", "weight_parts"],
+    KernelSource {
+        header: CUDA,
+        body: "
+  norm_gradient<THREADS, GROUP, PACKS, false, true>(Gradients<T>{
+      x, weight, cotangent, other, gradient, weight_parts, nullptr, x_shape[0], C,
+      __int_as_float(EPSILON)});",
+    },
+    KernelSource {
+        header: METAL,
+        body: "
+  threadgroup float of_simds[2 * (THREADS / 32) * 2];
+  threadgroup float columns[GROUP < THREADS ? GROUP * PACKS * 4 : 1];
+  norm_gradient<T, THREADS, GROUP, PACKS, false, true>(
+      x, weight, cotangent, other, gradient, weight_parts, weight_parts, x_shape[0], C,
       as_type<float>(EPSILON), threadgroup_position_in_grid.x, threadgroups_per_grid.x,
       thread_position_in_threadgroup.x, of_simds, columns);",
     },
@@ -62,17 +86,17 @@ static LAYER_NORM_GRADIENT: Kernel = Kernel::new(
     KernelSource {
         header: CUDA,
         body: "
-  norm_gradient<THREADS, GROUP, PACKS, true>(
-      x, weight, cotangent, gradient, weight_parts, bias_parts, x_shape[0], C,
-      __int_as_float(EPSILON));",
+  norm_gradient<THREADS, GROUP, PACKS, true, false>(Gradients<T>{
+      x, weight, cotangent, nullptr, gradient, weight_parts, bias_parts, x_shape[0], C,
+      __int_as_float(EPSILON)});",
     },
     KernelSource {
         header: METAL,
         body: "
   threadgroup float of_simds[2 * (THREADS / 32) * 4];
   threadgroup float columns[GROUP < THREADS ? GROUP * PACKS * 4 : 1];
-  norm_gradient<T, THREADS, GROUP, PACKS, true>(
-      x, weight, cotangent, gradient, weight_parts, bias_parts, x_shape[0], C,
+  norm_gradient<T, THREADS, GROUP, PACKS, true, false>(
+      x, weight, cotangent, cotangent, gradient, weight_parts, bias_parts, x_shape[0], C,
       as_type<float>(EPSILON), threadgroup_position_in_grid.x, threadgroups_per_grid.x,
       thread_position_in_threadgroup.x, of_simds, columns);",
     },
@@ -112,9 +136,7 @@ impl Rows {
     /// # Errors
     /// When shapes or dtypes are not those that these kernels are for, or MLX fails.
     pub fn rms_norm(self, x: &Array, weight: &Array) -> Result<Array> {
-        // On an H200 the backward pass of MLX takes 0.6 to 1.0 of the time for these widths.
-        let step = if x.item_size() == 4 { 256 } else { 512 };
-        if self.form == KernelForm::Cuda && x.dim(-1) % step == 0 {
+        if self.mlx_is_faster(x) {
             return Ok(rms_norm(x, Some(weight), self.epsilon)?);
         }
         let forward = move |inputs: &[Array]| {
@@ -123,10 +145,41 @@ impl Rows {
         };
         let backward = move |pass: ffi::Backward<'_>| {
             let [x, weight] = pass.inputs else { return Err(lost()) };
-            self.gradients(&RMS_NORM_GRADIENT, 1, x, weight, &pass.cotangents[0])
+            self.gradients(&RMS_NORM_GRADIENT, 1, &[x, weight, &pass.cotangents[0]])
         };
         let inputs = [x.clone(), weight.clone()];
         Ok(ffi::custom_vjp(forward, backward, &inputs)?.swap_remove(0))
+    }
+
+    /// `x` `(..., C)` and [its norm](Self::rms_norm), the gradient of both in one pass.
+    ///
+    /// # Errors
+    /// As [`Rows::rms_norm`].
+    pub fn rms_norm_branch(self, x: &Array, weight: &Array) -> Result<(Array, Array)> {
+        if self.mlx_is_faster(x) {
+            return Ok((x.clone(), rms_norm(x, Some(weight), self.epsilon)?));
+        }
+        let forward = move |inputs: &[Array]| {
+            let [x, weight] = inputs else { return Err(lost()) };
+            Ok(vec![x.clone(), rms_norm(x, Some(weight), self.epsilon)?])
+        };
+        let backward = move |pass: ffi::Backward<'_>| {
+            let ([x, weight], [past, of_norm]) = (pass.inputs, pass.cotangents) else {
+                return Err(lost());
+            };
+            self.gradients(&RMS_NORM_BRANCH_GRADIENT, 1, &[x, weight, of_norm, past])
+        };
+        let inputs = [x.clone(), weight.clone()];
+        let [x, norm]: [Array; 2] =
+            ffi::custom_vjp(forward, backward, &inputs)?.try_into().map_err(|_| lost())?;
+        Ok((x, norm))
+    }
+
+    /// Whether the backward pass of MLX's RMS norm is the faster one: on an H200 it takes 0.6 to 1.0 of the time for these
+    /// widths.
+    fn mlx_is_faster(self, x: &Array) -> bool {
+        let step = if x.item_size() == 4 { 256 } else { 512 };
+        self.form == KernelForm::Cuda && x.dim(-1) % step == 0
     }
 
     /// `w (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) + b`: of the shape and dtype of `x` `(..., C)`, which is
@@ -141,24 +194,26 @@ impl Rows {
         };
         let backward = move |pass: ffi::Backward<'_>| {
             let [x, weight, _] = pass.inputs else { return Err(lost()) };
-            self.gradients(&LAYER_NORM_GRADIENT, 2, x, weight, &pass.cotangents[0])
+            self.gradients(&LAYER_NORM_GRADIENT, 2, &[x, weight, &pass.cotangents[0]])
         };
         let inputs = [x.clone(), weight.clone(), bias.clone()];
         Ok(ffi::custom_vjp(forward, backward, &inputs)?.swap_remove(0))
     }
 
-    /// The gradients of `x` and of as many parameters.
+    /// The gradients of `x` and of as many parameters, by a kernel of `x`, the weight and what comes back to rows.
     fn gradients(
         self,
         kernel: &Kernel,
         num_parameters: usize,
-        x: &Array,
-        weight: &Array,
-        cotangent: &Array,
+        inputs: &[&Array],
     ) -> Result<Vec<Array>> {
+        let x = inputs[0];
         let size = x.dim(-1);
-        let rows = x.reshape(&[-1, size])?; // (N, C)
-        let cotangent = cotangent.reshape(&[-1, size])?;
+        let mut inputs: Vec<Array> =
+            inputs.iter().map(|x| x.reshape(&[-1, size])).collect::<Result<_, _>>()?; // (N, C)
+        inputs[1] = inputs[1].reshape(&[size])?;
+        let inputs: Vec<&Array> = inputs.iter().collect();
+        let rows = inputs[0];
         let groups = self.tiling.num_blocks(rows.dim(0));
         let parts = [groups, size];
         let of_x = (rows.shape(), x.dtype());
@@ -167,7 +222,7 @@ impl Rows {
         let constants = [
             ("T", Constant::Dtype(x.dtype())),
             ("C", Constant::Int(size)),
-            ("THREADS", Constant::Int(THREADS)),
+            ("THREADS", Constant::Int(self.tiling.threads)),
             ("GROUP", Constant::Int(self.tiling.group)),
             ("PACKS", Constant::Int(self.tiling.packs)),
             ("EPSILON", Constant::bits(self.epsilon)),
@@ -176,9 +231,9 @@ impl Rows {
             outputs: &outputs[..=num_parameters],
             constants: &constants,
             groups: groups as usize,
-            threads: THREADS,
+            threads: self.tiling.threads,
         };
-        let mut gradients = kernel.apply(self.form, &[&rows, weight, &cotangent], &launch)?;
+        let mut gradients = kernel.apply(self.form, &inputs, &launch)?;
         gradients[0] = gradients[0].reshape(x.shape())?;
         for sums in &mut gradients[1..] {
             *sums = sums.sum_axis(0, false)?.as_dtype(x.dtype())?;
@@ -194,7 +249,9 @@ fn lost() -> Error {
 /// How the threads of a block share rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tiling {
-    /// How many threads have a row.
+    /// How many threads a block has.
+    threads: i32,
+    /// How many of them have a row.
     group: i32,
     /// How many packs of neighbours each of them keeps.
     packs: i32,
@@ -202,7 +259,7 @@ struct Tiling {
 
 impl Tiling {
     /// The fewest threads that keep a row of `size` numbers in their registers, in whole warps or SIMD groups: one does
-    /// not wait for others to add up.
+    /// not wait for others to add up. On an H200, rows of a warp take the least time in small blocks, and in few.
     fn of(form: KernelForm, size: i32, item_size: usize) -> Option<Self> {
         let most = match form {
             // With more, a multiprocessor has registers for one block and nothing to do while that waits.
@@ -213,15 +270,16 @@ impl Tiling {
         let packs_of_row = (size + at_once - 1) / at_once;
         let group =
             [32, 64, 128, THREADS].into_iter().find(|group| packs_of_row <= group * most)?;
-        Some(Self { group, packs: (packs_of_row + group - 1) / group })
+        let threads = if form == KernelForm::Cuda && group == 32 { 128 } else { THREADS };
+        Some(Self { threads, group, packs: (packs_of_row + group - 1) / group })
     }
 
-    /// How many blocks there are for `num_rows`: twice as many as an H200 has multiprocessors, and so few that their sums
-    /// are added up in no time.
+    /// How many blocks there are for `num_rows`: so few that their sums are added up in no time, with as many threads for
+    /// each of an H200's 132 multiprocessors as take the least time.
     fn num_blocks(self, num_rows: i32) -> i32 {
-        const MOST: i32 = 264;
-        let rows_at_a_time = THREADS / self.group;
-        (num_rows / rows_at_a_time + i32::from(num_rows % rows_at_a_time > 0)).min(MOST)
+        let most = if self.threads == 128 { 132 } else { 264 };
+        let rows_at_a_time = self.threads / self.group;
+        (num_rows / rows_at_a_time + i32::from(num_rows % rows_at_a_time > 0)).min(most)
     }
 }
 
@@ -239,27 +297,30 @@ mod tests {
         ] {
             let largest = THREADS * most * at_once;
             for size in [1, 7, 8, 9, 255, 256, 257, 768, 1000, 1024, 1025, largest - 1, largest] {
-                let Tiling { group, packs } = Tiling::of(form, size, item_size).expect("it fits");
+                let tiling = Tiling::of(form, size, item_size).expect("it fits");
+                let Tiling { threads, group, packs } = tiling;
                 assert!(
                     group * packs * at_once >= size && packs <= most,
                     "{size}: {group} {packs}"
                 );
                 assert!((group - 1) * packs * at_once < size + packs * at_once * group);
-                assert_eq!(THREADS % group, 0);
+                assert_eq!(threads % group, 0);
             }
             assert_eq!(Tiling::of(form, largest + 1, item_size), None);
         }
         let small = Tiling::of(KernelForm::Cuda, 768, 2).expect("it fits");
-        assert_eq!(small, Tiling { group: 32, packs: 3 });
+        assert_eq!(small, Tiling { threads: 128, group: 32, packs: 3 });
     }
 
     #[test]
     fn few_rows_have_few_blocks() {
-        let tiling = Tiling { group: 32, packs: 3 };
-        assert_eq!(
-            [1, 8, 9, 16384, i32::MAX].map(|rows| tiling.num_blocks(rows)),
-            [1, 1, 2, 264, 264]
-        );
+        for (tiling, expected) in [
+            (Tiling { threads: 128, group: 32, packs: 3 }, [1, 2, 3, 132, 132]),
+            (Tiling { threads: 256, group: 32, packs: 3 }, [1, 1, 2, 264, 264]),
+        ] {
+            let rows = [1, 8, 9, 16384, i32::MAX];
+            assert_eq!(rows.map(|rows| tiling.num_blocks(rows)), expected);
+        }
     }
 
     /// Rows of features, drawn anew for each seed.

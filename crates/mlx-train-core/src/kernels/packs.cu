@@ -1,5 +1,14 @@
 // What kernels have in common: elements are read and written 16 bytes at a time.
 
+constexpr float LOG2_E = 1.44269504088896340736f;
+
+// 2^x within 2 units in the last place, and 0 below the smallest normal number: one instruction.
+__device__ float power_of_2(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
+
 // As many elements as are read and written at once.
 template <typename T>
 struct alignas(16) Pack {

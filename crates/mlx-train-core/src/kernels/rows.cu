@@ -45,7 +45,7 @@ __device__ void read_row(const T* row, int size, F f) {
   }
 }
 
-// Writes `f(element as f32, index)` of every element.
+// Writes what `f(elements as f32, index of the first)` makes of every element, packs or single ones, in their place.
 template <int THREADS, typename T, typename F>
 __device__ void map_row(const T* row, T* result, int size, F f) {
   constexpr int N = Pack<T>::size;
@@ -55,22 +55,24 @@ __device__ void map_row(const T* row, T* result, int size, F f) {
   int first = alike ? before_packs(row, size) : size;
   int packs = (size - first) / N;
   int last = first + packs * N;
-  for (int at = thread; at < first; at += THREADS) {
-    result[at] = static_cast<T>(f(static_cast<float>(row[at]), at));
-  }
+  auto map_one = [&](int at) {
+    float value[1] = {static_cast<float>(row[at])};
+    f(value, at);
+    result[at] = static_cast<T>(value[0]);
+  };
+  for (int at = thread; at < first; at += THREADS) map_one(at);
   const Pack<T>* source = reinterpret_cast<const Pack<T>*>(row + first);
   Pack<T>* target = reinterpret_cast<Pack<T>*>(result + first);
 #pragma unroll 2
   for (int at = thread; at < packs; at += THREADS) {
     Pack<T> pack = source[at];
-    int start = first + at * N;
+    float values[N];
 #pragma unroll
-    for (int j = 0; j < N; ++j) {
-      pack.at[j] = static_cast<T>(f(static_cast<float>(pack.at[j]), start + j));
-    }
+    for (int j = 0; j < N; ++j) values[j] = static_cast<float>(pack.at[j]);
+    f(values, first + at * N);
+#pragma unroll
+    for (int j = 0; j < N; ++j) pack.at[j] = static_cast<T>(values[j]);
     target[at] = pack;
   }
-  for (int at = last + thread; at < size; at += THREADS) {
-    result[at] = static_cast<T>(f(static_cast<float>(row[at]), at));
-  }
+  for (int at = last + thread; at < size; at += THREADS) map_one(at);
 }

@@ -6,6 +6,7 @@
 //!
 //! MLX's operations pass over memory three times for the value and five times for the gradients: its compiler
 //! fuses none of them that is used by the backward pass as well. Here the sigmoid is taken anew instead of kept.
+//! Gates and what they let through may also be the halves of one array, as one product makes both.
 //! Computed in f32 whatever the dtype. Source: Shazeer, arXiv:2002.05202, section 2.
 
 use super::{Family, form_for, pack_size};
@@ -13,6 +14,8 @@ use crate::{
     Array, Error, Result,
     ffi::{self, Constant, Kernel, KernelForm, KernelSource, Launch},
 };
+use mlx_rs::{Dtype, ops::matmul};
+use std::slice::from_ref;
 
 const CUDA: &str = concat!(include_str!("packs.cu"), include_str!("swiglu.cu"));
 const METAL: &str = concat!(include_str!("packs.metal"), include_str!("swiglu.metal"));
@@ -26,13 +29,15 @@ static VALUE: Kernel = Kernel::new(
     KernelSource {
         header: CUDA,
         body: "
-  swiglu<THREADS>(gate, up, result, static_cast<int64_t>(gate_shape[0]) * gate_shape[1]);",
+  int64_t size = static_cast<int64_t>(gate_shape[0]) * gate_shape[1];
+  swiglu<THREADS>(gate, up, result, 1, size, size);",
     },
     KernelSource {
         header: METAL,
         body: "
+  int64_t size = static_cast<int64_t>(gate_shape[0]) * gate_shape[1];
   swiglu<THREADS>(
-      gate, up, result, static_cast<int64_t>(gate_shape[0]) * gate_shape[1],
+      gate, up, result, 1, size, size,
       threadgroup_position_in_grid.x, threadgroups_per_grid.x, thread_position_in_threadgroup.x);",
     },
 );
@@ -44,19 +49,66 @@ static GRADIENTS: Kernel = Kernel::new(
     KernelSource {
         header: CUDA,
         body: "
-  swiglu_gradient<THREADS>(
-      gate, up, cotangent, of_gate, of_up, static_cast<int64_t>(gate_shape[0]) * gate_shape[1]);",
+  int64_t size = static_cast<int64_t>(gate_shape[0]) * gate_shape[1];
+  T* nowhere = nullptr;
+  swiglu_gradient<THREADS, false>(
+      gate, up, cotangent, of_gate, of_up, nowhere, 1, size, size);",
     },
     KernelSource {
         header: METAL,
         body: "
-  swiglu_gradient<THREADS>(
-      gate, up, cotangent, of_gate, of_up, static_cast<int64_t>(gate_shape[0]) * gate_shape[1],
+  int64_t size = static_cast<int64_t>(gate_shape[0]) * gate_shape[1];
+  device T* nowhere = nullptr;
+  swiglu_gradient<THREADS, false>(
+      gate, up, cotangent, of_gate, of_up, nowhere, 1, size, size,
       threadgroup_position_in_grid.x, threadgroups_per_grid.x, thread_position_in_threadgroup.x);",
     },
 );
 
-/// The kernels for two arrays, where there are some.
+static VALUE_OF_JOINED: Kernel = Kernel::new(
+    "swiglu_of_joined",
+    &["joined"],
+    &["result"],
+    KernelSource {
+        header: CUDA,
+        body: "
+  int64_t width = joined_shape[1] / 2;
+  swiglu<THREADS>(joined, joined + width, result, joined_shape[0], width, 2 * width);",
+    },
+    KernelSource {
+        header: METAL,
+        body: "
+  int64_t width = joined_shape[1] / 2;
+  swiglu<THREADS>(
+      joined, joined + width, result, joined_shape[0], width, 2 * width,
+      threadgroup_position_in_grid.x, threadgroups_per_grid.x, thread_position_in_threadgroup.x);",
+    },
+);
+
+static GRADIENT_OF_JOINED: Kernel = Kernel::new(
+    "swiglu_gradient_of_joined",
+    &["joined", "cotangent"],
+    &["of_joined", "result"],
+    KernelSource {
+        header: CUDA,
+        body: "
+  int64_t width = joined_shape[1] / 2;
+  swiglu_gradient<THREADS, true>(
+      joined, joined + width, cotangent, of_joined, of_joined + width, result,
+      joined_shape[0], width, 2 * width);",
+    },
+    KernelSource {
+        header: METAL,
+        body: "
+  int64_t width = joined_shape[1] / 2;
+  swiglu_gradient<THREADS, true>(
+      joined, joined + width, cotangent, of_joined, of_joined + width, result,
+      joined_shape[0], width, 2 * width,
+      threadgroup_position_in_grid.x, threadgroups_per_grid.x, thread_position_in_threadgroup.x);",
+    },
+);
+
+/// The kernels for gates and what they let through, where there are some.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Swiglu {
     form: KernelForm,
@@ -69,15 +121,35 @@ impl Swiglu {
     /// # Errors
     /// When MLX fails.
     pub fn of(gate: &Array, up: &Array) -> Result<Option<Self>> {
-        let are_alike = gate.shape() == up.shape() && gate.dtype() == up.dtype();
-        if !are_alike || gate.size() == 0 || gate.ndim() == 0 {
+        if gate.shape() != up.shape() || gate.dtype() != up.dtype() {
             return Ok(None);
         }
-        // MLX counts along an axis in an int32.
-        if i32::try_from(gate.size() / gate.dim(-1) as usize).is_err() {
+        Self::of_one(gate)
+    }
+
+    /// Those for an array `(..., 2 F)` of gates and, behind those of each row, what they let through; none where
+    /// [`Swiglu::of`] has none.
+    ///
+    /// # Errors
+    /// When MLX fails.
+    pub fn of_joined(joined: &Array) -> Result<Option<Self>> {
+        if joined.ndim() == 0 || joined.dim(-1) % 2 != 0 {
             return Ok(None);
         }
-        Ok(form_for(Family::Swiglu, gate.dtype())?.map(|form| Self { form }))
+        Self::of_one(joined)
+    }
+
+    fn of_one(x: &Array) -> Result<Option<Self>> {
+        if x.ndim() == 0 || x.size() == 0 {
+            return Ok(None);
+        }
+        // MLX counts along an axis in an int32, and so do the kernels packs, of which a row may have one that is not
+        // whole.
+        let num_rows = x.size() / x.dim(-1) as usize;
+        if i32::try_from(x.size() / 4 + num_rows).is_err() {
+            return Ok(None);
+        }
+        Ok(form_for(Family::Swiglu, x.dtype())?.map(|form| Self { form }))
     }
 
     /// `silu(gate) * up`, of their shape and dtype.
@@ -85,40 +157,83 @@ impl Swiglu {
     /// # Errors
     /// When MLX fails.
     pub fn apply(self, gate: &Array, up: &Array) -> Result<Array> {
-        let forward = move |inputs: &[Array]| self.run(&VALUE, inputs, 1);
+        let forward = move |inputs: &[Array]| {
+            let shape = inputs[0].shape();
+            self.run(&VALUE, inputs, &[shape])
+        };
         let backward = move |pass: ffi::Backward<'_>| {
             let ([gate, up], [cotangent]) = (pass.inputs, pass.cotangents) else {
-                return Err(Error::message("MLX lost an input of SwiGLU"));
+                return Err(lost());
             };
-            self.run(&GRADIENTS, &[gate.clone(), up.clone(), cotangent.clone()], 2)
+            let shape = gate.shape();
+            self.run(&GRADIENTS, &[gate.clone(), up.clone(), cotangent.clone()], &[shape, shape])
         };
         let inputs = [gate.clone(), up.clone()];
         Ok(ffi::custom_vjp(forward, backward, &inputs)?.swap_remove(0))
     }
 
-    /// The outputs of a kernel, each of the shape and dtype of its inputs.
-    fn run(self, kernel: &Kernel, inputs: &[Array], num_outputs: usize) -> Result<Vec<Array>> {
+    /// `(silu(gate) * up) weight^T` `(..., O)` of an array `joined` `(..., 2 F)` for which the kernels are, and `weight`
+    /// `(O, F)` of its dtype.
+    ///
+    /// What the product is taken of is not kept for the backward pass: the kernel of the gradients makes it anew, of
+    /// what it reads anyway.
+    ///
+    /// # Errors
+    /// When the shapes do not fit, or MLX fails.
+    pub fn product(self, joined: &Array, weight: &Array) -> Result<Array> {
+        let narrow = |joined: &Array| {
+            let mut shape = joined.shape().to_vec();
+            if let Some(width) = shape.last_mut() {
+                *width /= 2;
+            }
+            shape
+        };
+        let forward = move |inputs: &[Array]| {
+            let ([joined], [weight]) = inputs.split_at(1) else { return Err(lost()) };
+            let x = self.run(&VALUE_OF_JOINED, from_ref(joined), &[&narrow(joined)])?;
+            Ok(vec![matmul(&x[0], weight.transpose()?)?])
+        };
+        let backward = move |pass: ffi::Backward<'_>| {
+            let ([joined, weight], [slope]) = (pass.inputs, pass.cotangents) else {
+                return Err(lost());
+            };
+            let inputs = [joined.clone(), matmul(slope, weight)?];
+            let shapes = [joined.shape(), &narrow(joined)];
+            let mut gradients = self.run(&GRADIENT_OF_JOINED, &inputs, &shapes)?;
+            let rows = |x: &Array| x.reshape(&[-1, x.dim(-1)]);
+            gradients[1] = matmul(rows(slope)?.transpose()?, rows(&gradients[1])?)?;
+            Ok(gradients)
+        };
+        let inputs = [joined.clone(), weight.clone()];
+        Ok(ffi::custom_vjp(forward, backward, &inputs)?.swap_remove(0))
+    }
+
+    /// The outputs of a kernel, of these shapes and the dtype of its inputs.
+    fn run(self, kernel: &Kernel, inputs: &[Array], outputs: &[&[i32]]) -> Result<Vec<Array>> {
         // Some more rounds of fewer blocks take as long, and threads are counted in an int32.
         const MOST_GROUPS: usize = 1 << 20;
-        let shape = inputs[0].shape();
         let rows: Vec<Array> =
             inputs.iter().map(|x| x.reshape(&[-1, x.dim(-1)])).collect::<Result<_, _>>()?;
         let first = &rows[0];
-        let at_once = pack_size(self.form, first.item_size());
-        let groups = first.size().div_ceil(at_once * THREADS as usize).min(MOST_GROUPS);
-        let outputs = [(first.shape(), first.dtype()); 2];
+        let width = |shape: &[i32]| shape.last().copied().unwrap_or(1);
+        let matrices: Vec<[i32; 2]> =
+            outputs.iter().map(|shape| [first.dim(0), width(shape)]).collect();
+        let flat: Vec<(&[i32], Dtype)> =
+            matrices.iter().map(|matrix| (&matrix[..], first.dtype())).collect();
+        let narrowest = matrices.iter().map(|[_, width]| *width as usize).min().unwrap_or(1);
+        let packs = narrowest.div_ceil(pack_size(self.form, first.item_size()));
+        let groups = (first.dim(0) as usize * packs).div_ceil(THREADS as usize).min(MOST_GROUPS);
         let constants =
             [("T", Constant::Dtype(first.dtype())), ("THREADS", Constant::Int(THREADS))];
-        let launch = Launch {
-            outputs: &outputs[..num_outputs],
-            constants: &constants,
-            groups,
-            threads: THREADS,
-        };
+        let launch = Launch { outputs: &flat, constants: &constants, groups, threads: THREADS };
         let inputs: Vec<&Array> = rows.iter().collect();
-        let outputs = kernel.apply(self.form, &inputs, &launch)?;
-        outputs.iter().map(|output| Ok(output.reshape(shape)?)).collect()
+        let results = kernel.apply(self.form, &inputs, &launch)?;
+        results.iter().zip(outputs).map(|(result, shape)| Ok(result.reshape(shape)?)).collect()
     }
+}
+
+fn lost() -> Error {
+    Error::message("MLX lost an input of SwiGLU")
 }
 
 #[cfg(test)]
@@ -132,7 +247,7 @@ mod tests {
         let [gate, up, g] = [draw(1)?, draw(2)?, draw(3)?];
         let plain = |x: &[Array]| Ok(vec![x[0].multiply(sigmoid(&x[0])?)?.multiply(&x[1])?]);
         let inputs = [gate.clone(), up.clone()];
-        let (_, expected) = ffi::vjp(plain, &inputs, std::slice::from_ref(&g))?;
+        let (_, expected) = ffi::vjp(plain, &inputs, from_ref(&g))?;
         let (s, one) = (sigmoid(&gate)?, Array::from_f32(1.0));
         let slope = s.multiply(one.add(gate.multiply(one.subtract(&s)?)?)?)?;
         let formula = [g.multiply(up)?.multiply(slope)?, g.multiply(gate)?.multiply(s)?];

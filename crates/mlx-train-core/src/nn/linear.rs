@@ -1,15 +1,17 @@
 //! A linear layer, whole or a rank's part of one.
 
 use super::{
-    Head,
+    Head, Outputs,
+    outputs::outputs_of,
     split::{LinearSplit, SplitLinear, Splitting, Way},
 };
 use crate::{
-    Array, Result,
+    Array, Error, Result,
     distributed::{
         Sharding, SplitBy,
         way::{Alternating, Columns, Rows, Vocabulary},
     },
+    ffi::{self, Backward},
 };
 use mlx_rs::{
     builder::{Buildable, Builder},
@@ -71,13 +73,23 @@ impl Linear {
 
     /// The outputs of layers that have one input, `x` `(..., in)`: the queries, keys and values of an attention.
     ///
-    /// It is [`Linear::forward`](Module::forward) of each. Where all are split by columns, ranks add up once what comes
-    /// back to `x`, and not for each layer.
+    /// They are those of [`Linear::forward`](Module::forward) of each, and may come from one product. Where all are split
+    /// by columns, ranks add up once what comes back to `x`, and not for each layer.
     ///
     /// # Errors
     /// When `x` is of another width, or MLX fails.
-    pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Array) -> Result<[Array; N]> {
-        Self::outputs_of_all(layers, x)
+    pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Array) -> Result<Outputs<N>> {
+        outputs_of(layers, x)
+    }
+
+    /// The layer's outputs for `silu(gate) * up` of the outputs of two layers, gate and up.
+    ///
+    /// Where those come from one product, the array between is not kept for the backward pass.
+    ///
+    /// # Errors
+    /// When gate and up are of another width than the layer's input, or MLX fails.
+    pub fn forward_swiglu(&self, gated: &Outputs<2>) -> Result<Array> {
+        self.outputs_of_swiglu(gated)
     }
 
     fn splitting(&mut self) -> Splitting<'_> {
@@ -103,8 +115,16 @@ impl SplitLinear for Linear {
         self.split.as_ref()
     }
 
+    fn weight(&self) -> &Array {
+        &self.weight
+    }
+
     fn bias(&self) -> Option<&Array> {
         self.bias.value.as_ref()
+    }
+
+    fn is_plain(&self) -> bool {
+        self.bias.is_none()
     }
 
     fn affine(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
@@ -112,13 +132,32 @@ impl SplitLinear for Linear {
     }
 }
 
-/// `x Wᵀ + b`.
+/// `x Wᵀ + b`, with a gradient of the weight that lies in memory as the weight does. MLX's own is the transpose of
+/// what it computes, `xᵀ d`, and whatever reads it along with the weight, an optimizer above all, has to go through one
+/// of them out of order.
 pub(super) fn affine(x: &Array, weight: &Array, bias: Option<&Array>) -> Result<Array> {
-    let weight = weight.transpose()?;
-    Ok(match bias {
-        Some(bias) => addmm(bias, x, weight, None, None)?,
-        None => matmul(x, weight)?,
-    })
+    let forward = |inputs: &[Array]| {
+        let weight = inputs[1].transpose()?;
+        Ok(vec![match inputs.get(2) {
+            Some(bias) => addmm(bias, &inputs[0], weight, None, None)?,
+            None => matmul(&inputs[0], weight)?,
+        }])
+    };
+    let backward = |pass: Backward<'_>| {
+        let ([x, weight, bias @ ..], [slope]) = (pass.inputs, pass.cotangents) else {
+            return Err(Error::message("MLX lost an input of a linear layer"));
+        };
+        let rows = |array: &Array| array.reshape(&[-1, array.dim(-1)]);
+        let of_x = matmul(slope, weight)?.as_dtype(x.dtype())?;
+        let of_weight = matmul(rows(slope)?.transpose()?, rows(x)?)?.as_dtype(weight.dtype())?;
+        let mut gradients = vec![of_x, of_weight];
+        for bias in bias {
+            gradients.push(rows(slope)?.sum_axis(0, false)?.as_dtype(bias.dtype())?);
+        }
+        Ok(gradients)
+    };
+    let inputs: Vec<Array> = [x, weight].into_iter().chain(bias).cloned().collect();
+    Ok(ffi::custom_vjp(forward, backward, &inputs)?.swap_remove(0))
 }
 
 impl SplitBy<Columns> for Linear {

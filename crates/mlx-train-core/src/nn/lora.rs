@@ -3,8 +3,9 @@
 //! Source: Hu et al., arXiv:2106.09685, section 4.1.
 
 use super::{
-    Linear, init,
+    Linear, Outputs, init,
     linear::affine,
+    outputs::outputs_of,
     split::{LinearSplit, SplitLinear, Splitting, Way},
 };
 use crate::{
@@ -101,13 +102,21 @@ impl LoraLinear {
 
     /// The outputs of layers that have one input, `x` `(..., in)`: the queries, keys and values of an attention.
     ///
-    /// It is [`LoraLinear::forward`] of each. Where all are split by columns, ranks add up once what comes back to `x`,
-    /// and not for each layer.
+    /// They are those of [`LoraLinear::forward`] of each, and may come from one product. Where all are split by columns,
+    /// ranks add up once what comes back to `x`, and not for each layer.
     ///
     /// # Errors
     /// As [`LoraLinear::forward`].
-    pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Array) -> Result<[Array; N]> {
-        Self::outputs_of_all(layers, x)
+    pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Array) -> Result<Outputs<N>> {
+        outputs_of(layers, x)
+    }
+
+    /// The layer's outputs for `silu(gate) * up` of the outputs of two layers: [`Linear::forward_swiglu`].
+    ///
+    /// # Errors
+    /// As [`Linear::forward_swiglu`].
+    pub fn forward_swiglu(&self, gated: &Outputs<2>) -> Result<Array> {
+        self.outputs_of_swiglu(gated)
     }
 
     /// Freezes the layer and puts a fresh adapter beside it, in the place of an earlier one.
@@ -152,8 +161,16 @@ impl SplitLinear for LoraLinear {
         self.split.as_ref()
     }
 
+    fn weight(&self) -> &Array {
+        &self.weight
+    }
+
     fn bias(&self) -> Option<&Array> {
         self.bias.value.as_ref()
+    }
+
+    fn is_plain(&self) -> bool {
+        self.bias.is_none() && self.lora_a.is_none() && self.lora_b.is_none()
     }
 
     fn affine(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {

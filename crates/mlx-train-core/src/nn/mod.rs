@@ -7,7 +7,7 @@
 //! | [`Embedding`] | it panics on token ids that are not integers, and ids out of range corrupt memory |
 //! | [`gelu`], [`silu`], … | they compile at each call (with g++ on a CPU), and gelu promotes bf16 |
 //! | [`LayerNorm`], [`RmsNorm`] | MLX adds up the gradients of their weights slowly on a GPU |
-//! | [`Linear`] | it cannot be divided among ranks; in everything else it is the same |
+//! | [`Linear`] | it cannot be divided among ranks, and the gradient of its weight lies transposed in memory |
 //! | [`rotary`], [`swiglu`] | MLX's operations pass over memory more often than they need to on a GPU |
 //! | [`Stack`], [`KvCache`], [`LoraLinear`], [`init`] | it has none |
 //!
@@ -24,6 +24,7 @@ mod kv_cache;
 mod linear;
 pub(crate) mod lora;
 mod norm;
+mod outputs;
 mod rotary;
 mod shortened;
 mod split;
@@ -40,6 +41,7 @@ pub use linear::{Linear, LinearBuilder};
 pub use lora::{LoraConfig, LoraLinear};
 pub use mlx_rs::nn::{Rope, RopeBuilder};
 pub use norm::{LayerNorm, LayerNormBuilder, RmsNorm, RmsNormBuilder, layer_norm, rms_norm};
+pub use outputs::Outputs;
 pub use rotary::rotary;
 pub(crate) use shortened::shortened;
 pub use stack::Stack;

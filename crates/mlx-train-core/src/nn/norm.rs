@@ -72,6 +72,19 @@ impl RmsNorm {
     pub fn new(dimensions: i32) -> Result<Self, Exception> {
         RmsNormBuilder::new(dimensions).build()
     }
+
+    /// `x` `(..., C)` as it goes on, and normalised for what is added to it: the two sides of a residual connection.
+    ///
+    /// What comes back from both sides is added up where a GPU takes the gradient of the norm, without a pass of its own.
+    ///
+    /// # Errors
+    /// When the weight has another size, or MLX fails.
+    pub fn branch(&self, x: &Array) -> Result<(Array, Array)> {
+        match Rows::of(x, &self.weight, self.eps)? {
+            Some(rows) => rows.rms_norm_branch(x, &self.weight),
+            None => Ok((x.clone(), rms_norm(x, &self.weight, self.eps)?)),
+        }
+    }
 }
 
 impl Module<&Array> for RmsNorm {

@@ -1,6 +1,6 @@
 //! How linear layers compute with a rank's part of their parameters.
 
-use super::NnError;
+use super::{NnError, Outputs};
 use crate::{
     Array, Result,
     distributed::{Group, Sharding, Turn},
@@ -9,8 +9,8 @@ use crate::{
 /// How a linear layer is split, and among which ranks.
 #[derive(Debug, Clone)]
 pub(super) struct LinearSplit {
-    way: Way,
-    group: Group,
+    pub(super) way: Way,
+    pub(super) group: Group,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,13 @@ impl Splitting<'_> {
 pub(super) trait SplitLinear {
     fn split(&self) -> Option<&LinearSplit>;
 
+    /// `(out, in)`.
+    fn weight(&self) -> &Array;
+
     fn bias(&self) -> Option<&Array>;
+
+    /// Whether the layer is a product with its weight and nothing else.
+    fn is_plain(&self) -> bool;
 
     /// What the parameters that are here make of `x`, with this bias.
     fn affine(&self, x: &Array, bias: Option<&Array>) -> Result<Array>;
@@ -94,23 +100,22 @@ pub(super) trait SplitLinear {
         }
     }
 
-    /// Those of several layers for one `x`, which is copied once where all are split by columns.
-    fn outputs_of_all<const N: usize>(layers: [&Self; N], x: &Array) -> Result<[Array; N]> {
-        let groups = layers.iter().map(|layer| match layer.split() {
-            Some(LinearSplit { way: Way::Columns, group }) => Some(group),
-            _ => None,
-        });
-        let outputs = match groups.collect::<Option<Vec<_>>>().as_deref() {
-            Some([group, ..]) => {
-                let x = group.copy_to_parallel(x)?;
-                layers
-                    .iter()
-                    .map(|layer| layer.affine(&x, layer.bias()))
-                    .collect::<Result<Vec<_>>>()
-            }
-            _ => layers.iter().map(|layer| layer.outputs(x)).collect(),
+    /// Those for `silu(gate) * up` of two layers.
+    fn outputs_of_swiglu(&self, gated: &Outputs<2>) -> Result<Array> {
+        let group = match self.split() {
+            None => Some(None),
+            Some(LinearSplit { way: Way::Rows, group }) => Some(Some(group)),
+            Some(_) => None,
         };
-        outputs?.try_into().map_err(|_| crate::Error::message("a layer has one output"))
+        let product = match group {
+            Some(group) if self.is_plain() => gated.swiglu_product(self.weight())?.zip(Some(group)),
+            _ => None,
+        };
+        match product {
+            None => self.outputs(&gated.swiglu()?),
+            Some((product, None)) => Ok(product),
+            Some((part, Some(group))) => group.reduce_from_parallel(&part),
+        }
     }
 }
 

@@ -112,7 +112,8 @@ fn layers_compute_on_ranks_what_they_compute_on_one() {
                 loss(&it.down.forward(&tanh(it.up.forward(x)?)?)?)
             })?;
             assert_same("adapters", &layers, group, &x, |it, x| {
-                let [a, b] = LoraLinear::forward_all([&it.adapted[0], &it.adapted[1]], x)?;
+                let [a, b] =
+                    LoraLinear::forward_all([&it.adapted[0], &it.adapted[1]], x)?.apart()?;
                 let mixed = add(tanh(a)?, it.adapted[1].forward(x)?.multiply(b)?)?;
                 loss(&it.back.as_ref().expect("it is there").forward(&mixed)?)
             })?;
@@ -172,7 +173,7 @@ fn layers_of_one_input_add_up_its_gradient_once() {
             )
         };
         let together = sums(&mut model, |it, x| {
-            let [a, b] = Linear::forward_all([&it.up, &it.up], x)?;
+            let [a, b] = Linear::forward_all([&it.up, &it.up], x)?.apart()?;
             loss(&add(a, b)?)
         })?;
         let apart = sums(&mut model, |it, x| loss(&add(it.up.forward(x)?, it.up.forward(x)?)?))?;

@@ -9,7 +9,7 @@ use super::{TransformerConfig, init};
 use mlx_rs::{Array, ops::arange};
 use mlx_train_core::{
     Result, assert_shape,
-    nn::{LayerCache, LoraLinear, attention, rotary},
+    nn::{LayerCache, LoraLinear, attention},
 };
 use mlx_train_derive::{ModuleParameters, Shard};
 
@@ -72,13 +72,14 @@ impl Attention {
         mask: Option<&Array>,
     ) -> Result<Array> {
         assert_shape!(x, [batch, tokens, self.hidden_size]);
-        let heads = |x: &Array, num_heads| x.reshape(&[batch, tokens, num_heads, self.head_dim]);
-        let [q, k, v] = LoraLinear::forward_all([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
         let offset = cache.as_ref().map_or(0, LayerCache::offset);
-        let rotate = |x| rotary(&x, self.rope_theta, offset);
-        let q = rotate(heads(&q, self.num_heads)?)?; // (B, H, T, D)
-        let k = rotate(heads(&k, self.num_kv_heads)?)?; // (B, K, T, D)
-        let v = heads(&v, self.num_kv_heads)?.transpose_axes(&[0, 2, 1, 3])?;
+        let [q, k, v] = LoraLinear::forward_all(projections, x)?.rotary_heads(
+            [self.num_heads, self.num_kv_heads],
+            self.head_dim,
+            self.rope_theta,
+            offset,
+        )?; // (B, H, T, D), (B, K, T, D), (B, K, T, D)
         let (k, v) = match cache {
             Some(mut cache) => cache.update(&k, &v)?, // (B, K, offset + T, D)
             None => (k, v),

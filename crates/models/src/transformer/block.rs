@@ -4,7 +4,7 @@
 //! GPT-3. Shape letters as in the [module above](super).
 
 use super::{Attention, FeedForward, TransformerConfig, init::rms_norm};
-use mlx_rs::{Array, module::Module};
+use mlx_rs::Array;
 use mlx_train_core::{
     Result, assert_shape,
     checkpoint::part,
@@ -15,8 +15,8 @@ use std::{iter::once, slice::from_ref};
 
 /// Pre-norm block: `(B, T, C)` in and out, in the wider of the input's and weights' dtypes.
 ///
-/// Attention and feed-forward part, each with its norm, are the [parts](part) `attention` and `mlp` of selective
-/// checkpointing.
+/// Attention and feed-forward part, each with its norm and added to its input, are the [parts](part) `attention` and `mlp`
+/// of selective checkpointing.
 ///
 /// ```
 /// # use mlx_train_core::Array;
@@ -71,12 +71,13 @@ impl Block {
         mask: Option<&Array>,
     ) -> Result<Array> {
         assert_shape!(x, [_, _, self.hidden_size]);
-        let mixed = self.attend(x, cache, mask)?;
-        let x = x.add(self.dropout.forward(&mixed)?)?;
+        let x = self.attend(x, cache, mask)?;
+        let dropout = self.dropout;
         let parts = (&mut self.post_attention_layernorm, &mut self.mlp);
-        let mixed: Array =
-            part("mlp", parts, from_ref(&x), |(norm, mlp), x| mlp.forward(&norm.forward(&x[0])?))?;
-        Ok(x.add(self.dropout.forward(&mixed)?)?)
+        part("mlp", parts, from_ref(&x), move |(norm, mlp), x| {
+            let (x, normed) = norm.branch(&x[0])?;
+            Ok(x.add(dropout.forward(&mlp.forward(&normed)?)?)?)
+        })
     }
 
     /// The projections of both parts, by name.
@@ -84,20 +85,23 @@ impl Block {
         self.self_attn.projections().into_iter().chain(self.mlp.projections())
     }
 
-    /// The part `attention`. It is never checkpointed with a cache, which changes when it runs.
+    /// The part `attention`, added to `x`. It is never checkpointed with a cache, which changes when it runs.
     fn attend(
         &mut self,
         x: &Array,
         cache: Option<LayerCache<'_>>,
         mask: Option<&Array>,
     ) -> Result<Array> {
-        let Self { input_layernorm, self_attn, .. } = self;
+        let Self { input_layernorm, self_attn, dropout, .. } = self;
+        let dropout = *dropout;
         if cache.is_some() {
-            return self_attn.forward(&input_layernorm.forward(x)?, cache, mask);
+            let (x, normed) = input_layernorm.branch(x)?;
+            return Ok(x.add(dropout.forward(&self_attn.forward(&normed, cache, mask)?)?)?);
         }
         let inputs: Vec<Array> = once(x).chain(mask).cloned().collect();
-        part("attention", (input_layernorm, self_attn), &inputs, |(norm, attention), x| {
-            attention.forward(&norm.forward(&x[0])?, None, x.get(1))
+        part("attention", (input_layernorm, self_attn), &inputs, move |(norm, attention), x| {
+            let (stream, normed) = norm.branch(&x[0])?;
+            Ok(stream.add(dropout.forward(&attention.forward(&normed, None, x.get(1))?)?)?)
         })
     }
 }

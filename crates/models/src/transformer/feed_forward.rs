@@ -5,10 +5,7 @@
 
 use super::{TransformerConfig, init};
 use mlx_rs::Array;
-use mlx_train_core::{
-    Result,
-    nn::{LoraLinear, swiglu},
-};
+use mlx_train_core::{Result, nn::LoraLinear};
 use mlx_train_derive::{ModuleParameters, Shard};
 
 /// SwiGLU: `(B, T, C)` in and out through width F, in the wider of the input's and weights' dtypes.
@@ -48,8 +45,8 @@ impl FeedForward {
     /// # Errors
     /// When `x` has another size than the weights, or MLX fails.
     pub fn forward(&mut self, x: &Array) -> Result<Array> {
-        let [gate, up] = LoraLinear::forward_all([&self.gate_proj, &self.up_proj], x)?; // (B, T, F)
-        self.down_proj.forward(&swiglu(&gate, &up)?)
+        let gated = LoraLinear::forward_all([&self.gate_proj, &self.up_proj], x)?; // (B, T, F) each
+        self.down_proj.forward_swiglu(&gated)
     }
 
     /// The projections by name.
