@@ -199,6 +199,80 @@ mod fused {
     }
 
     #[test]
+    fn a_linear_layer_adds_its_product_to_bias_and_stream() -> Result<()> {
+        for shape in [&[2, 3, 4][..], &[6, 4], &[4]] {
+            let others = [&shape[..shape.len() - 1], &[5]].concat();
+            let inputs =
+                [normal(shape, 1)?, normal(&[5, 4], 2)?, normal(&[5], 3)?, normal(&others, 4)?];
+            let product = |x: &[Array]| -> Result<Array> { Ok(x[0].matmul(x[1].transpose()?)?) };
+            let layer = |x: &[Array], bias: Option<&Array>| {
+                nn::Linear::of_weight(x[1].clone(), bias.cloned())
+            };
+            are_equal(|x| Ok(layer(x, None).forward(&x[0])?), product, &inputs)?;
+            are_equal(
+                |x| Ok(layer(x, Some(&x[2])).forward(&x[0])?),
+                |x| Ok(product(x)?.add(&x[2])?),
+                &inputs,
+            )?;
+            are_equal(
+                |x| layer(x, None).forward_onto(&x[0], Some(&x[3])),
+                |x| Ok(product(x)?.add(&x[3])?),
+                &inputs,
+            )?;
+            are_equal(
+                |x| layer(x, Some(&x[2])).forward_onto(&x[0], Some(&x[3])),
+                |x| Ok(product(x)?.add(&x[2])?.add(&x[3])?),
+                &inputs,
+            )?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_layer_with_an_adapter_adds_both_to_the_stream() -> Result<()> {
+        let mut layer = nn::LoraLinear::from(nn::Linear::of_weight(normal(&[5, 4], 2)?, None));
+        layer.adapt(&nn::LoraConfig { rank: 2, ..Default::default() })?;
+        layer.lora_b.value = Some(normal(&[5, 2], 3)?);
+        let inputs = [normal(&[2, 3, 4], 1)?, normal(&[2, 3, 5], 4)?];
+        are_equal(
+            |x| layer.forward_onto(&x[0], Some(&x[1])),
+            |x| Ok(layer.forward(&x[0])?.add(&x[1])?),
+            &inputs,
+        )
+    }
+
+    #[test]
+    fn a_stream_of_a_wider_dtype_stays_what_it_is() -> Result<()> {
+        let x = normal(&[3, 4], 1)?.as_dtype(Dtype::Bfloat16)?;
+        let layer = nn::Linear::of_weight(normal(&[4, 4], 2)?.as_dtype(Dtype::Bfloat16)?, None);
+        let stream = normal(&[3, 4], 3)?;
+        let sum = layer.forward_onto(&x, Some(&stream))?;
+        assert_eq!(sum.dtype(), Dtype::Float32);
+        // The product is rounded to bf16, as without the stream.
+        let apart = stream.add(layer.clone().forward(&x)?)?;
+        assert_close("sum", &sum, &apart, 0.0, 0.0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_branch_is_its_input_and_the_norm_of_it() -> Result<()> {
+        let inputs = [normal(&[2, 3, 8], 1)?, normal(&[8], 2)?];
+        let norm = |weight: &Array| -> Result<nn::RmsNorm> {
+            let mut norm = nn::RmsNorm::new(8)?;
+            norm.weight.value = weight.clone();
+            Ok(norm)
+        };
+        are_equal(
+            |x| {
+                let (stream, normed) = norm(&x[1])?.branch(&x[0])?;
+                Ok(stream.add(normed.square()?)?)
+            },
+            |x| Ok(x[0].add(nn::rms_norm(&x[0], &x[1], 1e-5)?.square()?)?),
+            &inputs,
+        )
+    }
+
+    #[test]
     fn norms_take_parameters_of_another_dtype_and_keep_the_wider() -> Result<()> {
         let x = normal(&[4, 8], 1)?.as_dtype(Dtype::Bfloat16)?;
         let (weight, bias) = (normal(&[8], 2)?, normal(&[8], 3)?);

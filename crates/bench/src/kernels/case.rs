@@ -223,7 +223,7 @@ impl Subject {
                 let case = Case::new(inputs, passes(26), move |x| {
                     let layers = layers(&x[1..]);
                     let gated = Linear::forward_all([&layers[0], &layers[1]], &x[0])?;
-                    layers[2].forward_swiglu(&gated)
+                    layers[2].forward_swiglu(&gated, Some(&x[0]))
                 })?;
                 vec![Case { has_products: true, ..case }]
             }

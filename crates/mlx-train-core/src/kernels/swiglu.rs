@@ -13,6 +13,7 @@ use super::{Family, form_for, pack_size};
 use crate::{
     Array, Error, Result,
     ffi::{self, Constant, Kernel, KernelForm, KernelSource, Launch},
+    nn::{added_up, weight_gradient},
 };
 use mlx_rs::{Dtype, ops::matmul};
 use std::slice::from_ref;
@@ -173,14 +174,14 @@ impl Swiglu {
     }
 
     /// `(silu(gate) * up) weight^T` `(..., O)` of an array `joined` `(..., 2 F)` for which the kernels are, and `weight`
-    /// `(O, F)` of its dtype.
+    /// `(O, F)` of its dtype; added to `other` `(..., O)`, if there is one.
     ///
     /// What the product is taken of is not kept for the backward pass: the kernel of the gradients makes it anew, of
     /// what it reads anyway.
     ///
     /// # Errors
     /// When the shapes do not fit, or MLX fails.
-    pub fn product(self, joined: &Array, weight: &Array) -> Result<Array> {
+    pub fn product(self, joined: &Array, weight: &Array, other: Option<&Array>) -> Result<Array> {
         let narrow = |joined: &Array| {
             let mut shape = joined.shape().to_vec();
             if let Some(width) = shape.last_mut() {
@@ -189,22 +190,26 @@ impl Swiglu {
             shape
         };
         let forward = move |inputs: &[Array]| {
-            let ([joined], [weight]) = inputs.split_at(1) else { return Err(lost()) };
+            let [joined, weight, other @ ..] = inputs else { return Err(lost()) };
             let x = self.run(&VALUE_OF_JOINED, from_ref(joined), &[&narrow(joined)])?;
-            Ok(vec![matmul(&x[0], weight.transpose()?)?])
+            let weight = weight.transpose()?;
+            Ok(vec![match other.first() {
+                Some(other) => added_up(&x[0], &weight, other)?,
+                None => matmul(&x[0], weight)?,
+            }])
         };
         let backward = move |pass: ffi::Backward<'_>| {
-            let ([joined, weight], [slope]) = (pass.inputs, pass.cotangents) else {
+            let ([joined, weight, other @ ..], [slope]) = (pass.inputs, pass.cotangents) else {
                 return Err(lost());
             };
             let inputs = [joined.clone(), matmul(slope, weight)?];
             let shapes = [joined.shape(), &narrow(joined)];
             let mut gradients = self.run(&GRADIENT_OF_JOINED, &inputs, &shapes)?;
-            let rows = |x: &Array| x.reshape(&[-1, x.dim(-1)]);
-            gradients[1] = matmul(rows(slope)?.transpose()?, rows(&gradients[1])?)?;
+            gradients[1] = weight_gradient(slope, &gradients[1])?;
+            gradients.extend(other.iter().map(|_| slope.clone()));
             Ok(gradients)
         };
-        let inputs = [joined.clone(), weight.clone()];
+        let inputs: Vec<Array> = [joined, weight].into_iter().chain(other).cloned().collect();
         Ok(ffi::custom_vjp(forward, backward, &inputs)?.swap_remove(0))
     }
 

@@ -160,6 +160,8 @@ struct Done {
     hidden: Vec<Array>,
     /// The sum of the gradients of `weight`, f32 `(V, C)`.
     weight: Option<Array>,
+    /// Those that are not in the sum yet, `(V, C)` in a half type.
+    waiting: Vec<Array>,
 }
 
 impl OutputLayer {
@@ -243,6 +245,7 @@ impl OutputLayer {
                 chunk.add_gradients(&mut done, &sums, &scores, rows, weight, mean)?;
             }
         }
+        done.add_up()?;
         let each = concatenate(&done.each, 0)?;
         let mut outputs = vec![masked_sum(&each, self.classes.mask.as_ref())?];
         if with_gradients {
@@ -360,18 +363,21 @@ impl OutputLayer {
 
     /// Adds the product of `d_logits` `(n, V)` and states `(n, C)` to the gradient of the weight, if it has one.
     fn add_weight(&self, done: &mut Done, d_logits: &Array, hidden: &Array) -> Result<()> {
+        // Where steps are compiled, the sum is read and written once for so many.
+        const AT_ONCE: usize = 2;
         if self.frozen.is_some() {
             return Ok(());
         }
         let d_logits = d_logits.transpose()?; // (V, n)
-        done.weight = Some(match done.weight.take() {
-            Some(sum) if hidden.dtype() == Dtype::Float32 => {
-                addmm(sum, d_logits, hidden, 1.0, 1.0)?
-            }
-            Some(sum) => sum.add(matmul(d_logits, hidden)?.as_dtype(Dtype::Float32)?)?,
-            None => matmul(d_logits, hidden)?.as_dtype(Dtype::Float32)?,
-        });
-        Ok(())
+        if hidden.dtype() == Dtype::Float32 {
+            done.weight = Some(match done.weight.take() {
+                Some(sum) => addmm(sum, d_logits, hidden, 1.0, 1.0)?,
+                None => matmul(d_logits, hidden)?,
+            });
+            return Ok(());
+        }
+        done.waiting.push(matmul(d_logits, hidden)?);
+        if done.waiting.len() == AT_ONCE { done.add_up() } else { Ok(()) }
     }
 
     /// How the loss of a token grows with its `log_z`, f32, `(n, 1)` or a scalar; never 0, as it divides.
@@ -418,8 +424,21 @@ impl Done {
             .into_iter()
             .chain(self.hidden.last())
             .chain(&self.weight)
+            .chain(&self.waiting)
             .cloned()
             .collect()
+    }
+
+    /// Adds the gradients of `weight` that wait to their sum.
+    fn add_up(&mut self) -> Result<()> {
+        for part in self.waiting.drain(..) {
+            let part = part.as_dtype(Dtype::Float32)?;
+            self.weight = Some(match self.weight.take() {
+                Some(sum) => sum.add(part)?,
+                None => part,
+            });
+        }
+        Ok(())
     }
 }
 

@@ -82,14 +82,26 @@ impl Linear {
         outputs_of(layers, x)
     }
 
-    /// The layer's outputs for `silu(gate) * up` of the outputs of two layers, gate and up.
+    /// The layer's outputs for `x` `(..., in)`, added to `other` `(..., out)` if there is one: the stream of residual
+    /// connections.
+    ///
+    /// Where a rank has the whole layer, the product adds them up: no pass over memory does.
+    ///
+    /// # Errors
+    /// When a shape does not fit, or MLX fails.
+    pub fn forward_onto(&self, x: &Array, other: Option<&Array>) -> Result<Array> {
+        self.outputs_onto(x, other)
+    }
+
+    /// The layer's outputs for `silu(gate) * up` of the outputs of two layers, gate and up, added to `other` `(..., out)` if
+    /// there is one.
     ///
     /// Where those come from one product, the array between is not kept for the backward pass.
     ///
     /// # Errors
-    /// When gate and up are of another width than the layer's input, or MLX fails.
-    pub fn forward_swiglu(&self, gated: &Outputs<2>) -> Result<Array> {
-        self.outputs_of_swiglu(gated)
+    /// When gate and up are of another width than the layer's input, another shape does not fit, or MLX fails.
+    pub fn forward_swiglu(&self, gated: &Outputs<2>, other: Option<&Array>) -> Result<Array> {
+        self.outputs_of_swiglu(gated, other)
     }
 
     fn splitting(&mut self) -> Splitting<'_> {
@@ -127,37 +139,55 @@ impl SplitLinear for Linear {
         self.bias.is_none()
     }
 
-    fn affine(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
-        affine(x, &self.weight, bias)
+    fn affine(&self, x: &Array, added: Option<&Array>) -> Result<Array> {
+        affine(x, &self.weight, added)
     }
 }
 
-/// `x Wᵀ + b`, with a gradient of the weight that lies in memory as the weight does. MLX's own is the transpose of
-/// what it computes, `xᵀ d`, and whatever reads it along with the weight, an optimizer above all, has to go through one
-/// of them out of order.
-pub(super) fn affine(x: &Array, weight: &Array, bias: Option<&Array>) -> Result<Array> {
+/// `x Wᵀ + added`, of `x` `(..., in)`, a weight `(out, in)` and, if there is one, a bias `(out,)` or an array `(..., out)`.
+///
+/// The gradient of the weight lies in memory as the weight does. MLX's own is the transpose of what it computes,
+/// `xᵀ d`, and whatever reads it along with the weight, an optimizer above all, has to go through one of them out of order.
+pub(super) fn affine(x: &Array, weight: &Array, added: Option<&Array>) -> Result<Array> {
     let forward = |inputs: &[Array]| {
-        let weight = inputs[1].transpose()?;
+        let (x, weight) = (&inputs[0], inputs[1].transpose()?);
         Ok(vec![match inputs.get(2) {
-            Some(bias) => addmm(bias, &inputs[0], weight, None, None)?,
-            None => matmul(&inputs[0], weight)?,
+            None => matmul(x, weight)?,
+            Some(bias) if bias.ndim() < 2 => addmm(bias, x, weight, None, None)?,
+            Some(other) => added_up(x, &weight, other)?,
         }])
     };
     let backward = |pass: Backward<'_>| {
-        let ([x, weight, bias @ ..], [slope]) = (pass.inputs, pass.cotangents) else {
+        let ([x, weight, added @ ..], [slope]) = (pass.inputs, pass.cotangents) else {
             return Err(Error::message("MLX lost an input of a linear layer"));
         };
-        let rows = |array: &Array| array.reshape(&[-1, array.dim(-1)]);
         let of_x = matmul(slope, weight)?.as_dtype(x.dtype())?;
-        let of_weight = matmul(rows(slope)?.transpose()?, rows(x)?)?.as_dtype(weight.dtype())?;
+        let of_weight = weight_gradient(slope, x)?.as_dtype(weight.dtype())?;
         let mut gradients = vec![of_x, of_weight];
-        for bias in bias {
-            gradients.push(rows(slope)?.sum_axis(0, false)?.as_dtype(bias.dtype())?);
+        for added in added {
+            let sum = if added.ndim() < 2 { &in_rows(slope)?.sum_axis(0, false)? } else { slope };
+            gradients.push(sum.as_dtype(added.dtype())?);
         }
         Ok(gradients)
     };
-    let inputs: Vec<Array> = [x, weight].into_iter().chain(bias).cloned().collect();
+    let inputs: Vec<Array> = [x, weight].into_iter().chain(added).cloned().collect();
     Ok(ffi::custom_vjp(forward, backward, &inputs)?.swap_remove(0))
+}
+
+/// `x b + other` of `x` `(..., in)`, `b` `(in, out)` and `other` `(..., out)`: one operation.
+pub(crate) fn added_up(x: &Array, b: &Array, other: &Array) -> Result<Array> {
+    // With more axes, MLX would take one product for each row of a batch.
+    let sum = addmm(in_rows(other)?, in_rows(x)?, b, None, None)?;
+    Ok(sum.reshape(other.shape())?)
+}
+
+/// The gradient `(out, in)` of a weight from that of `x Wᵀ` `(..., out)` and `x` `(..., in)`.
+pub(crate) fn weight_gradient(slope: &Array, x: &Array) -> Result<Array> {
+    Ok(matmul(in_rows(slope)?.transpose()?, in_rows(x)?)?)
+}
+
+fn in_rows(x: &Array) -> Result<Array, Exception> {
+    x.reshape(&[-1, x.dim(-1)])
 }
 
 impl SplitBy<Columns> for Linear {

@@ -111,12 +111,21 @@ impl LoraLinear {
         outputs_of(layers, x)
     }
 
-    /// The layer's outputs for `silu(gate) * up` of the outputs of two layers: [`Linear::forward_swiglu`].
+    /// The layer's outputs for `x`, added to `other` if there is one: [`Linear::forward_onto`].
+    ///
+    /// # Errors
+    /// As [`Linear::forward_onto`].
+    pub fn forward_onto(&self, x: &Array, other: Option<&Array>) -> Result<Array> {
+        self.outputs_onto(x, other)
+    }
+
+    /// The layer's outputs for `silu(gate) * up` of the outputs of two layers, added to `other` if there is one:
+    /// [`Linear::forward_swiglu`].
     ///
     /// # Errors
     /// As [`Linear::forward_swiglu`].
-    pub fn forward_swiglu(&self, gated: &Outputs<2>) -> Result<Array> {
-        self.outputs_of_swiglu(gated)
+    pub fn forward_swiglu(&self, gated: &Outputs<2>, other: Option<&Array>) -> Result<Array> {
+        self.outputs_of_swiglu(gated, other)
     }
 
     /// Freezes the layer and puts a fresh adapter beside it, in the place of an earlier one.
@@ -173,8 +182,8 @@ impl SplitLinear for LoraLinear {
         self.bias.is_none() && self.lora_a.is_none() && self.lora_b.is_none()
     }
 
-    fn affine(&self, x: &Array, bias: Option<&Array>) -> Result<Array> {
-        let y = affine(x, &self.weight, bias)?;
+    fn affine(&self, x: &Array, added: Option<&Array>) -> Result<Array> {
+        let y = affine(x, &self.weight, added)?;
         let (Some(a), Some(b)) = (&*self.lora_a, &*self.lora_b) else { return Ok(y) };
         let [a, b] = match &self.split {
             None => [a.clone(), b.clone()],

@@ -65,14 +65,19 @@ impl Outputs<2> {
         swiglu(&gate, &up)
     }
 
-    /// `swiglu() weightᵀ`, where a kernel makes it of what lies beside each other.
-    pub(super) fn swiglu_product(&self, weight: &Array) -> Result<Option<Array>> {
+    /// `swiglu() weightᵀ`, added to `other` if there is one, where a kernel makes it of what lies beside each other.
+    pub(super) fn swiglu_product(
+        &self,
+        weight: &Array,
+        other: Option<&Array>,
+    ) -> Result<Option<Array>> {
         let Form::Joined(joined, [gate, up]) = &self.0 else { return Ok(None) };
-        if gate != up || weight.dtype() != joined.dtype() {
+        let is_alike = |array: &Array| array.dtype() == joined.dtype();
+        if gate != up || !is_alike(weight) || !other.is_none_or(is_alike) {
             return Ok(None);
         }
         match Swiglu::of_joined(joined)? {
-            Some(kernels) => kernels.product(joined, weight).map(Some),
+            Some(kernels) => kernels.product(joined, weight, other).map(Some),
             None => Ok(None),
         }
     }
@@ -164,4 +169,102 @@ fn are_better_joined<L: SplitLinear>(layers: &[&L], x: &Array) -> Result<bool> {
     let num_rows = x.size() / x.shape().last().map_or(1, |&width| width.max(1) as usize);
     let is_worth_it = are_plain && num_rows >= FEWEST_ROWS && size <= LARGEST;
     Ok(is_worth_it && kernel_form(Family::Joined)?.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Linear;
+    use mlx_rs::random;
+
+    fn normal(shape: &[i32], seed: u64) -> Result<Array> {
+        Ok(random::normal::<f32>(shape, None, None, Some(&random::key(seed)?))?)
+    }
+
+    /// What one product makes of `x` and weights, whatever the device.
+    fn joined<const N: usize>(x: &Array, weights: &[Array]) -> Result<Outputs<N>> {
+        let layers = weights.iter().map(|weight| weight.dim(0)).collect::<Vec<_>>();
+        let widths = layers.try_into().map_err(|_| Error::message("other layers"))?;
+        Ok(Outputs(Form::Joined(affine(x, &concatenate(weights, 0)?, None)?, widths)))
+    }
+
+    /// What each layer makes by itself.
+    fn apart<const N: usize>(x: &Array, weights: &[Array]) -> Result<Outputs<N>> {
+        let outputs = weights.iter().map(|weight| affine(x, weight, None));
+        let outputs = outputs.collect::<Result<Vec<_>>>()?.try_into();
+        Ok(Outputs(Form::Apart(outputs.map_err(|_| Error::message("other layers"))?)))
+    }
+
+    /// The arrays of `f` and the gradients, for `x` and the weights, of the sum of their sines, which weighs each number
+    /// differently.
+    fn with_gradients(
+        inputs: &[Array],
+        f: impl Fn(&[Array]) -> Result<Vec<Array>>,
+    ) -> Result<Vec<Array>> {
+        let sum = |inputs: &[Array]| {
+            let mut sum = Array::from_f32(0.0);
+            for output in f(inputs)? {
+                sum = sum.add(output.sin()?.sum(None)?)?;
+            }
+            Ok(vec![sum])
+        };
+        let wanted: Vec<usize> = (0..inputs.len()).collect();
+        let (_, gradients) = ffi::value_and_grad(sum, inputs, &wanted)?;
+        Ok([f(inputs)?, gradients].concat())
+    }
+
+    fn agree(ours: &[Array], own: &[Array]) -> Result<()> {
+        assert_eq!(ours.len(), own.len());
+        for (index, (ours, own)) in ours.iter().zip(own).enumerate() {
+            assert_eq!(ours.shape(), own.shape(), "{index}");
+            let apart = ours.subtract(own)?.abs()?.max(None)?.try_item_exact::<f32>()?;
+            assert!(apart < 2e-5, "{index}: {apart}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn one_product_makes_what_each_layer_does() -> Result<()> {
+        let mut inputs = vec![normal(&[2, 5, 12], 1)?];
+        for (seed, width) in [(2, 16), (3, 8), (4, 8)] {
+            inputs.push(normal(&[width, 12], seed)?);
+        }
+        let ours = with_gradients(&inputs, |x| Ok(joined::<3>(&x[0], &x[1..])?.apart()?.into()))?;
+        let own = with_gradients(&inputs, |x| Ok(apart::<3>(&x[0], &x[1..])?.apart()?.into()))?;
+        agree(&ours, &own)?;
+        let heads = |outputs: Outputs<3>| Ok(outputs.rotary_heads([4, 2], 4, 100.0, 3)?.into());
+        let ours = with_gradients(&inputs, |x| heads(joined(&x[0], &x[1..])?))?;
+        let own = with_gradients(&inputs, |x| heads(apart(&x[0], &x[1..])?))?;
+        agree(&ours, &own)
+    }
+
+    #[test]
+    fn a_gate_lets_through_what_one_product_made() -> Result<()> {
+        let inputs = [normal(&[3, 6], 1)?, normal(&[10, 6], 2)?, normal(&[10, 6], 3)?];
+        let ours = with_gradients(&inputs, |x| Ok(vec![joined(&x[0], &x[1..])?.swiglu()?]))?;
+        let own = with_gradients(&inputs, |x| Ok(vec![apart(&x[0], &x[1..])?.swiglu()?]))?;
+        agree(&ours, &own)
+    }
+
+    #[test]
+    fn heads_that_do_not_fit_are_refused() -> Result<()> {
+        let inputs = [normal(&[2, 5, 12], 1)?, normal(&[8, 12], 2)?, normal(&[8, 12], 3)?];
+        let weights = [inputs[1].clone(), inputs[1].clone(), inputs[2].clone()];
+        for outputs in [joined::<3>(&inputs[0], &weights)?, apart::<3>(&inputs[0], &weights)?] {
+            let refused =
+                outputs.rotary_heads([3, 2], 4, 100.0, 0).expect_err("8 is not 3 heads of 4");
+            assert!(refused.to_string().contains("heads of 4"), "{refused}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_cpu_keeps_layers_apart() -> Result<()> {
+        let x = normal(&[4096, 4], 1)?;
+        let layer = Linear::of_weight(normal(&[4, 4], 2)?, None);
+        let cpu = mlx_rs::Stream::cpu();
+        let outputs = mlx_rs::with_stream(&cpu, || outputs_of([&layer, &layer], &x))?;
+        assert!(matches!(outputs.0, Form::Apart(_)));
+        Ok(())
+    }
 }

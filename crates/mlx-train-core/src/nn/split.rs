@@ -75,8 +75,8 @@ pub(super) trait SplitLinear {
     /// Whether the layer is a product with its weight and nothing else.
     fn is_plain(&self) -> bool;
 
-    /// What the parameters that are here make of `x`, with this bias.
-    fn affine(&self, x: &Array, bias: Option<&Array>) -> Result<Array>;
+    /// What the parameters that are here make of `x`, with this bias, or added to this array.
+    fn affine(&self, x: &Array, added: Option<&Array>) -> Result<Array>;
 
     /// The outputs of the layer for `x` `(..., in)`.
     fn outputs(&self, x: &Array) -> Result<Array> {
@@ -100,21 +100,35 @@ pub(super) trait SplitLinear {
         }
     }
 
+    /// Those, added to `other` `(..., out)` if there is one.
+    fn outputs_onto(&self, x: &Array, other: Option<&Array>) -> Result<Array> {
+        let Some(other) = other else { return self.outputs(x) };
+        // A sum takes the wider dtype, and so would the product.
+        let is_alike = |y: &Array| y.dtype() == other.dtype();
+        if self.split().is_none() && self.bias().is_none() && is_alike(x) && is_alike(self.weight())
+        {
+            return self.affine(x, Some(other));
+        }
+        Ok(other.add(self.outputs(x)?)?)
+    }
+
     /// Those for `silu(gate) * up` of two layers.
-    fn outputs_of_swiglu(&self, gated: &Outputs<2>) -> Result<Array> {
+    fn outputs_of_swiglu(&self, gated: &Outputs<2>, other: Option<&Array>) -> Result<Array> {
         let group = match self.split() {
-            None => Some(None),
-            Some(LinearSplit { way: Way::Rows, group }) => Some(Some(group)),
-            Some(_) => None,
+            None => None,
+            Some(LinearSplit { way: Way::Rows, group }) => Some(group),
+            Some(_) => return self.outputs_onto(&gated.swiglu()?, other),
         };
-        let product = match group {
-            Some(group) if self.is_plain() => gated.swiglu_product(self.weight())?.zip(Some(group)),
-            _ => None,
-        };
-        match product {
-            None => self.outputs(&gated.swiglu()?),
-            Some((product, None)) => Ok(product),
-            Some((part, Some(group))) => group.reduce_from_parallel(&part),
+        let inside = other.filter(|_| group.is_none());
+        let product =
+            if self.is_plain() { gated.swiglu_product(self.weight(), inside)? } else { None };
+        match (product, group, other) {
+            (None, ..) => self.outputs_onto(&gated.swiglu()?, other),
+            (Some(product), None, _) => Ok(product),
+            (Some(part), Some(group), None) => group.reduce_from_parallel(&part),
+            (Some(part), Some(group), Some(other)) => {
+                Ok(other.add(group.reduce_from_parallel(&part)?)?)
+            }
         }
     }
 }

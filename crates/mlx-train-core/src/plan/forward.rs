@@ -186,8 +186,7 @@ fn renamed(operation: &Operation, (index, axis): (usize, Option<usize>)) -> (usi
 fn adds_up(operation: &Operation, inputs: &[&Flow]) -> bool {
     let axis = |index: usize| inputs.get(index).and_then(|flow| flow.parameter).and_then(|it| it.1);
     match operation.name.as_str() {
-        "Matmul" => axis(1) == Some(0),
-        "AddMM" => axis(2) == Some(0),
+        "Matmul" | "AddMM" => axis(1) == Some(0),
         name if name.starts_with("Gather") => axis(0) == Some(0),
         _ => false,
     }

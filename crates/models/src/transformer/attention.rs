@@ -61,15 +61,17 @@ impl Attention {
     }
 
     /// Attends from each token of `x` `(B, T, C)` to itself, earlier ones, and those in `cache`; or
-    /// to those alone that `mask` `(B, 1, T, T)`, bool, has true, query by key, without a cache.
+    /// to those alone that `mask` `(B, 1, T, T)`, bool, has true, query by key, without a cache. What it
+    /// makes is added to `stream` `(B, T, C)`, if there is one.
     ///
     /// # Errors
-    /// When `x` has another size than the weights or does not continue the cache, or MLX fails.
+    /// When `x` or `stream` has another size than the weights or does not continue the cache, or MLX fails.
     pub fn forward(
         &mut self,
         x: &Array,
         cache: Option<LayerCache<'_>>,
         mask: Option<&Array>,
+        stream: Option<&Array>,
     ) -> Result<Array> {
         assert_shape!(x, [batch, tokens, self.hidden_size]);
         let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
@@ -89,7 +91,7 @@ impl Attention {
         let mixed = attention(&q, &k, &v, scale, mask)?;
         let width = self.num_heads * self.head_dim;
         let mixed = mixed.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, tokens, width])?;
-        self.o_proj.forward(&mixed) // (B, T, C)
+        self.o_proj.forward_onto(&mixed, stream) // (B, T, C)
     }
 
     /// The projections by name.

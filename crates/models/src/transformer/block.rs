@@ -76,7 +76,7 @@ impl Block {
         let parts = (&mut self.post_attention_layernorm, &mut self.mlp);
         part("mlp", parts, from_ref(&x), move |(norm, mlp), x| {
             let (x, normed) = norm.branch(&x[0])?;
-            Ok(x.add(dropout.forward(&mlp.forward(&normed)?)?)?)
+            added(dropout, &x, |stream| mlp.forward(&normed, stream))
         })
     }
 
@@ -96,12 +96,24 @@ impl Block {
         let dropout = *dropout;
         if cache.is_some() {
             let (x, normed) = input_layernorm.branch(x)?;
-            return Ok(x.add(dropout.forward(&self_attn.forward(&normed, cache, mask)?)?)?);
+            return added(dropout, &x, |onto| self_attn.forward(&normed, cache, mask, onto));
         }
         let inputs: Vec<Array> = once(x).chain(mask).cloned().collect();
         part("attention", (input_layernorm, self_attn), &inputs, move |(norm, attention), x| {
             let (stream, normed) = norm.branch(&x[0])?;
-            Ok(stream.add(dropout.forward(&attention.forward(&normed, None, x.get(1))?)?)?)
+            added(dropout, &stream, |onto| attention.forward(&normed, None, x.get(1), onto))
         })
     }
+}
+
+/// `x` and what `part` makes, which has some dropped on the way; without dropout, `part` itself adds it.
+fn added(
+    dropout: Dropout,
+    x: &Array,
+    part: impl FnOnce(Option<&Array>) -> Result<Array>,
+) -> Result<Array> {
+    if dropout.p() > 0.0 {
+        return Ok(x.add(dropout.forward(&part(None)?)?)?);
+    }
+    part(Some(x))
 }

@@ -40,13 +40,13 @@ impl FeedForward {
         })
     }
 
-    /// Mixes the features of each token of `x` `(B, T, C)`.
+    /// Mixes the features of each token of `x` `(B, T, C)`, and adds what it makes to `stream` `(B, T, C)`, if there is one.
     ///
     /// # Errors
-    /// When `x` has another size than the weights, or MLX fails.
-    pub fn forward(&mut self, x: &Array) -> Result<Array> {
+    /// When an array has another size than the weights, or MLX fails.
+    pub fn forward(&mut self, x: &Array, stream: Option<&Array>) -> Result<Array> {
         let gated = LoraLinear::forward_all([&self.gate_proj, &self.up_proj], x)?; // (B, T, F) each
-        self.down_proj.forward_swiglu(&gated)
+        self.down_proj.forward_swiglu(&gated, stream)
     }
 
     /// The projections by name.
