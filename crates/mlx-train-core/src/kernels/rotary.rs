@@ -133,13 +133,17 @@ impl Rotation {
     /// `joined` `(B, T, H + 2 K, D)` of all of them one after the other, for which the kernel is.
     ///
     /// # Errors
-    /// When H and K do not make up the heads, or MLX fails.
+    /// When H and K do not make up the heads, a head has fewer than eight numbers in all rows, or MLX fails.
     pub fn apply_apart(self, joined: &Array, [h, k]: [i32; 2]) -> Result<[Array; 3]> {
         let &[batch, positions, num_heads, head_dim] = joined.shape() else { return Err(lost()) };
         if h < 1 || k < 1 || i64::from(h) + 2 * i64::from(k) != i64::from(num_heads) {
             return Err(Error::message(format!(
                 "{num_heads} heads are not {h} of queries and {k} each of keys and values"
             )));
+        }
+        // See `Rotation::of`.
+        if joined.size() / (num_heads as usize) < 8 {
+            return Err(Error::message("heads of fewer than eight numbers are rotated one by one"));
         }
         let own = [("H", Constant::Int(h)), ("K", Constant::Int(k))];
         let forward = move |inputs: &[Array]| {
