@@ -9,7 +9,7 @@ use mlx_train::{
         Sequences, Tokenizer,
     },
     generate::{GenerateOptions, Sampler, generate},
-    mlx_rs::random,
+    mlx_rs::{builder::Builder as _, random},
     models::{mlp::MlpConfig, transformer::TransformerConfig},
     optim::{
         AdamW, Coefficients, Frozen, Group, Optimizer, OptimizerConfig, Parameter, ParameterGroups,
@@ -570,6 +570,53 @@ fn memory() -> Result<()> {
     })?;
     // ANCHOR_END: memory_part
     assert_eq!(mixed.shape(), [2, 8]);
+    Ok(())
+}
+
+/// A block whose layers have no biases.
+#[derive(Debug, ModuleParameters)]
+struct FastBlock {
+    #[param]
+    norms: Vec<RmsNorm>,
+    #[param]
+    attention: Vec<Linear>,
+    #[param]
+    mlp: Vec<Linear>,
+    num_heads: i32,
+}
+
+impl FastBlock {
+    // ANCHOR: fast_block
+    /// `(B, T, C)` in and out; H heads of size D.
+    fn forward(&mut self, x: &Array) -> Result<Array> {
+        let [q, k, v, o] = &self.attention[..] else { return Err(Error::message("four layers")) };
+        let (x, normed) = self.norms[0].branch(x)?;
+        let (heads, head_dim) = (self.num_heads, x.dim(-1) / self.num_heads);
+        let qkv = Linear::forward_all([q, k, v], &normed)?;
+        let [q, k, v] = qkv.rotary_heads([heads, heads], head_dim, 10_000.0, 0)?; // (B, H, T, D)
+        let mixed = nn::attention(&q, &k, &v, (head_dim as f32).sqrt().recip(), None)?;
+        let mixed = mixed.transpose_axes(&[0, 2, 1, 3])?.flatten(2, 3)?; // (B, T, C)
+        let x = o.forward_onto(&mixed, Some(&x))?;
+
+        let [gate, up, down] = &self.mlp[..] else { return Err(Error::message("three layers")) };
+        let (x, normed) = self.norms[1].branch(&x)?;
+        let gated = Linear::forward_all([gate, up], &normed)?;
+        down.forward_swiglu(&gated, Some(&x))
+    }
+    // ANCHOR_END: fast_block
+}
+
+#[test]
+fn a_block_that_a_gpu_runs_fast() -> Result<()> {
+    let layer = |inputs, outputs| nn::LinearBuilder::new(inputs, outputs).bias(false).build();
+    let mut block = FastBlock {
+        norms: vec![RmsNorm::new(8)?, RmsNorm::new(8)?],
+        attention: (0..4).map(|_| layer(8, 8)).collect::<Result<_, _>>()?,
+        mlp: vec![layer(8, 16)?, layer(8, 16)?, layer(16, 8)?],
+        num_heads: 2,
+    };
+    let x = ops::ones::<f32>(&[2, 3, 8])?;
+    assert_eq!(block.forward(&x)?.shape(), [2, 3, 8]);
     Ok(())
 }
 

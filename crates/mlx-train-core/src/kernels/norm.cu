@@ -99,6 +99,7 @@ __device__ void gradients_of(const Gradients<T>& rows) {
 #pragma unroll
   for (int i = 0; i < PACKS; ++i) {
     int at = (in_row + i * GROUP) * N;
+    // Not `max(min(size - at, N), 0)`: NVRTC 13 wrote a pack then that begins at the end of the row.
     lefts[i] = WHOLE ? N : at < size ? min(size - at, N) : 0;
     scales[i] = load_pack(rows.weight + at, lefts[i], at_once);
   }

@@ -13,9 +13,8 @@ use super::{Family, form_for, pack_size};
 use crate::{
     Array, Error, Result,
     ffi::{self, Constant, Kernel, KernelForm, KernelSource, Launch},
-    nn::{added_up, weight_gradient},
 };
-use mlx_rs::{Dtype, ops::matmul};
+use mlx_rs::Dtype;
 use std::slice::from_ref;
 
 const CUDA: &str = concat!(include_str!("packs.cu"), include_str!("swiglu.cu"));
@@ -173,44 +172,24 @@ impl Swiglu {
         Ok(ffi::custom_vjp(forward, backward, &inputs)?.swap_remove(0))
     }
 
-    /// `(silu(gate) * up) weight^T` `(..., O)` of an array `joined` `(..., 2 F)` for which the kernels are, and `weight`
-    /// `(O, F)` of its dtype; added to `other` `(..., O)`, if there is one.
+    /// `silu(gate) * up` `(..., F)` of an array `joined` `(..., 2 F)` for which the kernels are. It has no gradient of its
+    /// own.
     ///
-    /// What the product is taken of is not kept for the backward pass: the kernel of the gradients makes it anew, of
-    /// what it reads anyway.
+    /// # Errors
+    /// When MLX fails.
+    pub fn value_of(self, joined: &Array) -> Result<Array> {
+        Ok(self.run(&VALUE_OF_JOINED, from_ref(joined), &[&half(joined)])?.swap_remove(0))
+    }
+
+    /// The gradient of `joined` `(..., 2 F)` from that of its value `(..., F)`, and the value, which nobody has to keep.
     ///
     /// # Errors
     /// When the shapes do not fit, or MLX fails.
-    pub fn product(self, joined: &Array, weight: &Array, other: Option<&Array>) -> Result<Array> {
-        let narrow = |joined: &Array| {
-            let mut shape = joined.shape().to_vec();
-            if let Some(width) = shape.last_mut() {
-                *width /= 2;
-            }
-            shape
-        };
-        let forward = move |inputs: &[Array]| {
-            let [joined, weight, other @ ..] = inputs else { return Err(lost()) };
-            let x = self.run(&VALUE_OF_JOINED, from_ref(joined), &[&narrow(joined)])?;
-            let weight = weight.transpose()?;
-            Ok(vec![match other.first() {
-                Some(other) => added_up(&x[0], &weight, other)?,
-                None => matmul(&x[0], weight)?,
-            }])
-        };
-        let backward = move |pass: ffi::Backward<'_>| {
-            let ([joined, weight, other @ ..], [slope]) = (pass.inputs, pass.cotangents) else {
-                return Err(lost());
-            };
-            let inputs = [joined.clone(), matmul(slope, weight)?];
-            let shapes = [joined.shape(), &narrow(joined)];
-            let mut gradients = self.run(&GRADIENT_OF_JOINED, &inputs, &shapes)?;
-            gradients[1] = weight_gradient(slope, &gradients[1])?;
-            gradients.extend(other.iter().map(|_| slope.clone()));
-            Ok(gradients)
-        };
-        let inputs: Vec<Array> = [joined, weight].into_iter().chain(other).cloned().collect();
-        Ok(ffi::custom_vjp(forward, backward, &inputs)?.swap_remove(0))
+    pub fn gradient_of(self, joined: &Array, cotangent: &Array) -> Result<[Array; 2]> {
+        let (inputs, shapes) =
+            ([joined.clone(), cotangent.clone()], [joined.shape(), &half(joined)]);
+        let outputs = self.run(&GRADIENT_OF_JOINED, &inputs, &shapes)?;
+        outputs.try_into().map_err(|_| lost())
     }
 
     /// The outputs of a kernel, of these shapes and the dtype of its inputs.
@@ -235,6 +214,15 @@ impl Swiglu {
         let results = kernel.apply(self.form, &inputs, &launch)?;
         results.iter().zip(outputs).map(|(result, shape)| Ok(result.reshape(shape)?)).collect()
     }
+}
+
+/// The shape `(..., F)` of what is made of `(..., 2 F)`.
+fn half(joined: &Array) -> Vec<i32> {
+    let mut shape = joined.shape().to_vec();
+    if let Some(width) = shape.last_mut() {
+        *width /= 2;
+    }
+    shape
 }
 
 fn lost() -> Error {

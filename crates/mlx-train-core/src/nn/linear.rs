@@ -175,14 +175,14 @@ pub(super) fn affine(x: &Array, weight: &Array, added: Option<&Array>) -> Result
 }
 
 /// `x b + other` of `x` `(..., in)`, `b` `(in, out)` and `other` `(..., out)`: one operation.
-pub(crate) fn added_up(x: &Array, b: &Array, other: &Array) -> Result<Array> {
+pub(super) fn added_up(x: &Array, b: &Array, other: &Array) -> Result<Array> {
     // With more axes, MLX would take one product for each row of a batch.
     let sum = addmm(in_rows(other)?, in_rows(x)?, b, None, None)?;
     Ok(sum.reshape(other.shape())?)
 }
 
 /// The gradient `(out, in)` of a weight from that of `x Wᵀ` `(..., out)` and `x` `(..., in)`.
-pub(crate) fn weight_gradient(slope: &Array, x: &Array) -> Result<Array> {
+pub(super) fn weight_gradient(slope: &Array, x: &Array) -> Result<Array> {
     Ok(matmul(in_rows(slope)?.transpose()?, in_rows(x)?)?)
 }
 

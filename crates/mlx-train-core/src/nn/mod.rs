@@ -38,7 +38,6 @@ pub use error::NnError;
 pub use head::Head;
 pub use kv_cache::{KvCache, LayerCache};
 pub use linear::{Linear, LinearBuilder};
-pub(crate) use linear::{added_up, weight_gradient};
 pub use lora::{LoraConfig, LoraLinear};
 pub use mlx_rs::nn::{Rope, RopeBuilder};
 pub use norm::{LayerNorm, LayerNormBuilder, RmsNorm, RmsNormBuilder, layer_norm, rms_norm};

@@ -1,16 +1,17 @@
 //! What several linear layers make of one input.
 
 use super::{
-    linear::affine,
+    linear::{added_up, affine, weight_gradient},
     rotary,
     split::{LinearSplit, SplitLinear, Way},
     swiglu,
 };
 use crate::{
-    Array, Error, Result, ffi,
+    Array, Error, Result,
+    ffi::{self, Backward},
     kernels::{Family, kernel_form, rotary::Rotation, swiglu::Swiglu},
 };
-use mlx_rs::ops::{concatenate, split_at_indices};
+use mlx_rs::ops::{concatenate, matmul, split_at_indices};
 use std::slice::from_ref;
 
 /// The outputs of N linear layers that have one input: the queries, keys and values of an attention, say.
@@ -77,7 +78,7 @@ impl Outputs<2> {
             return Ok(None);
         }
         match Swiglu::of_joined(joined)? {
-            Some(kernels) => kernels.product(joined, weight, other).map(Some),
+            Some(kernels) => gated_product(kernels, joined, weight, other).map(Some),
             None => Ok(None),
         }
     }
@@ -113,6 +114,39 @@ impl Outputs<3> {
         let keys = rotary(&apart(&keys, k)?, theta, offset)?;
         Ok([queries, keys, heads_first(apart(&values, k)?)?])
     }
+}
+
+/// `(silu(gate) * up) weightᵀ` of gates and what they let through beside each other, `joined` `(..., 2 F)`, and `weight`
+/// `(out, F)`; added to `other` `(..., out)`, if there is one.
+///
+/// What the product is taken of is not kept for the backward pass: the kernel of the gradients makes it anew, of what it
+/// reads anyway.
+fn gated_product(
+    kernels: Swiglu,
+    joined: &Array,
+    weight: &Array,
+    other: Option<&Array>,
+) -> Result<Array> {
+    let lost = || Error::message("MLX lost an input of a gated product");
+    let forward = move |inputs: &[Array]| {
+        let [joined, weight, other @ ..] = inputs else { return Err(lost()) };
+        let (x, weight) = (kernels.value_of(joined)?, weight.transpose()?);
+        Ok(vec![match other.first() {
+            Some(other) => added_up(&x, &weight, other)?,
+            None => matmul(&x, weight)?,
+        }])
+    };
+    let backward = move |pass: Backward<'_>| {
+        let ([joined, weight, other @ ..], [slope]) = (pass.inputs, pass.cotangents) else {
+            return Err(lost());
+        };
+        let [of_joined, x] = kernels.gradient_of(joined, &matmul(slope, weight)?)?;
+        let mut gradients = vec![of_joined, weight_gradient(slope, &x)?];
+        gradients.extend(other.iter().map(|_| slope.clone()));
+        Ok(gradients)
+    };
+    let inputs: Vec<Array> = [joined, weight].into_iter().chain(other).cloned().collect();
+    Ok(ffi::custom_vjp(forward, backward, &inputs)?.swap_remove(0))
 }
 
 /// The shape `(B, T, number, head_dim)` of heads that lie beside each other in `x` `(B, T, number head_dim)`.
@@ -163,8 +197,8 @@ fn are_better_joined<L: SplitLinear>(layers: &[&L], x: &Array) -> Result<bool> {
     const FEWEST_ROWS: usize = 2048;
     // Products with larger weights fill a GPU by themselves.
     const LARGEST: usize = 1 << 24;
-    let are_plain =
-        layers.iter().all(|layer| layer.is_plain() && layer.weight().dtype() == x.dtype());
+    let is_plain = |layer: &&L| layer.is_plain() && layer.weight().dtype() == x.dtype();
+    let are_plain = layers.len() > 1 && layers.iter().all(is_plain);
     let size: usize = layers.iter().map(|layer| layer.weight().size()).sum();
     let num_rows = x.size() / x.shape().last().map_or(1, |&width| width.max(1) as usize);
     let is_worth_it = are_plain && num_rows >= FEWEST_ROWS && size <= LARGEST;
