@@ -229,6 +229,27 @@ mod fused {
     }
 
     #[test]
+    fn gradients_of_a_linear_layer_have_gradients() -> Result<()> {
+        let inputs = [normal(&[3, 4], 1)?, normal(&[5, 4], 2)?];
+        // The squared length of the gradient of a sum of cubes.
+        let curvature = |product: fn(&[Array]) -> Result<Array>| {
+            move |x: &[Array]| {
+                let sum = |x: &[Array]| {
+                    let y = product(x)?;
+                    Ok(vec![y.square()?.multiply(&y)?.sum(None)?])
+                };
+                let (_, gradients) = ffi::value_and_grad(sum, x, &[0, 1])?;
+                Ok(gradients[0].square()?.sum(None)?.add(gradients[1].square()?.sum(None)?)?)
+            }
+        };
+        are_equal(
+            curvature(|x| Ok(nn::Linear::of_weight(x[1].clone(), None).forward(&x[0])?)),
+            curvature(|x| Ok(x[0].matmul(x[1].transpose()?)?)),
+            &inputs,
+        )
+    }
+
+    #[test]
     fn a_layer_with_an_adapter_adds_both_to_the_stream() -> Result<()> {
         let mut layer = nn::LoraLinear::from(nn::Linear::of_weight(normal(&[5, 4], 2)?, None));
         layer.adapt(&nn::LoraConfig { rank: 2, ..Default::default() })?;

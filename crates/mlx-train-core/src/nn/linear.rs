@@ -28,6 +28,8 @@ use mlx_train_derive::ModuleParameters;
 /// rank a part of the outputs, `#[shard(rows)]` a part of the inputs, and `#[shard(vocabulary)]` a part of the
 /// logits, which [`Linear::forward`](Module::forward) gathers and the losses of [`Linear::head`] do not need.
 ///
+/// It has gradients of any order, and no [`jvp`](ffi::jvp()).
+///
 /// ```
 /// use mlx_rs::module::Module;
 /// use mlx_train_core::{Array, nn::Linear};
