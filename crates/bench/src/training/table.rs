@@ -57,12 +57,8 @@ impl Line {
     }
 
     fn is_of(&self, other: &Self) -> bool {
-        let key = |line: &Self| {
-            let Self { benchmark, framework, model, dtype, compiled, ahead, .. } = line.clone();
-            let Self { kernels, memory_limit, .. } = line.clone();
-            (benchmark, framework, model, dtype, compiled, ahead, kernels, memory_limit)
-        };
-        key(self) == key(other)
+        let Self { seconds, peak_bytes, .. } = *other;
+        Self { seconds, peak_bytes, ..self.clone() } == *other
     }
 }
 
@@ -102,11 +98,11 @@ pub fn against(earlier: &[Line], lines: &[Line]) -> String {
         let before = earlier.iter().rev().find(|before| before.is_of(line));
         let label = line.label();
         let Some(before) = before else {
-            _ = writeln!(text, "  {label:<26} was not measured earlier");
+            _ = writeln!(text, "  {label:<42} was not measured earlier");
             continue;
         };
         let time = line.seconds.median / before.seconds.median;
-        _ = write!(text, "  {label:<26}{time:>9.2} of the earlier time");
+        _ = write!(text, "  {label:<42}{time:>9.2} of the earlier time");
         if let Some((now, then)) = line.peak_bytes.zip(before.peak_bytes) {
             _ = write!(text, ", {:.2} of its peak", now as f64 / then as f64);
         }

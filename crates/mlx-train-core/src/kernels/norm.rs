@@ -157,7 +157,7 @@ impl Rows {
     /// As [`Rows::rms_norm`].
     pub fn rms_norm_branch(self, x: &Array, weight: &Array) -> Result<(Array, Array)> {
         if self.mlx_is_faster(x) {
-            return Ok((x.clone(), rms_norm(x, Some(weight), self.epsilon)?));
+            return Ok((x.clone(), self.rms_norm(x, weight)?));
         }
         let forward = move |inputs: &[Array]| {
             let [x, weight] = inputs else { return Err(lost()) };

@@ -106,8 +106,7 @@ impl Rotation {
     /// When MLX fails.
     pub fn of(x: &Array, theta: f32) -> Result<Option<Self>> {
         let &[batch, _, num_heads, head_dim] = x.shape() else { return Ok(None) };
-        // Metal has the pointer to fewer than eight elements in an address space of its own.
-        let fits = x.size() >= 8
+        let fits = x.size() > 0
             && head_dim % 2 == 0
             && head_dim <= 1024
             && (1.0..f32::INFINITY).contains(&theta)
@@ -141,7 +140,7 @@ impl Rotation {
                 "{num_heads} heads are not {h} of queries and {k} each of keys and values"
             )));
         }
-        // See `Rotation::of`.
+        // Metal has the pointer to fewer than eight elements in an address space of its own.
         if joined.size() / (num_heads as usize) < 8 {
             return Err(Error::message("heads of fewer than eight numbers are rotated one by one"));
         }

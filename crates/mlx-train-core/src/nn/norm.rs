@@ -82,7 +82,7 @@ impl RmsNorm {
     pub fn branch(&self, x: &Array) -> Result<(Array, Array)> {
         match Rows::of(x, &self.weight, self.eps)? {
             Some(rows) => rows.rms_norm_branch(x, &self.weight),
-            None => Ok((x.clone(), rms_norm(x, &self.weight, self.eps)?)),
+            None => Ok((x.clone(), fast::rms_norm(x, Some(&self.weight.value), self.eps)?)),
         }
     }
 }

@@ -119,16 +119,18 @@ pub(super) trait SplitLinear {
             Some(LinearSplit { way: Way::Rows, group }) => Some(group),
             Some(_) => return self.outputs_onto(&gated.swiglu()?, other),
         };
-        let inside = other.filter(|_| group.is_none());
+        // A rank adds it to the sum over ranks, once.
+        let (inside, outside) = if group.is_none() { (other, None) } else { (None, other) };
         let product =
             if self.is_plain() { gated.swiglu_product(self.weight(), inside)? } else { None };
-        match (product, group, other) {
-            (None, ..) => self.outputs_onto(&gated.swiglu()?, other),
-            (Some(product), None, _) => Ok(product),
-            (Some(part), Some(group), None) => group.reduce_from_parallel(&part),
-            (Some(part), Some(group), Some(other)) => {
-                Ok(other.add(group.reduce_from_parallel(&part)?)?)
-            }
+        let Some(product) = product else { return self.outputs_onto(&gated.swiglu()?, other) };
+        let sum = match group {
+            Some(group) => group.reduce_from_parallel(&product)?,
+            None => product,
+        };
+        match outside {
+            Some(other) => Ok(other.add(sum)?),
+            None => Ok(sum),
         }
     }
 }
