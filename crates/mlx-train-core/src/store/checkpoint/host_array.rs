@@ -1,7 +1,7 @@
 //! Arrays as bytes in host memory, which any thread may hold.
 
 use crate::{
-    Result,
+    Error, Result,
     ffi::Elements,
     store::{
         CheckpointError,
@@ -10,7 +10,11 @@ use crate::{
     },
 };
 use mlx_rs::{Array, Dtype};
-use std::sync::Arc;
+use std::{
+    num::NonZero,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
 
 /// An array's elements in host memory, row-major and little-endian.
 ///
@@ -116,18 +120,82 @@ impl PartialEq for HostArray {
 
 impl Eq for HostArray {}
 
+/// The fewest bytes that are worth a thread of their own.
+const COPIED_BYTES: usize = if cfg!(test) { 3 } else { 1 << 20 };
+
+/// More threads than this do not copy faster.
+const MAX_COPIERS: usize = 8;
+
 fn copy(array: &Array) -> Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(array.nbytes());
+    let copiers = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_COPIERS);
+    let mut bytes = vec![0; array.nbytes()];
+    let mut rest = &mut bytes[..];
     for_each_part(array, |part| {
-        bytes.extend_from_slice(part);
+        let to = rest.split_off_mut(..part.len());
+        copy_together(
+            to.ok_or_else(|| Error::message("MLX gave more bytes than there are"))?,
+            part,
+            copiers,
+        );
         Ok(())
     })?;
     Ok(bytes)
+}
+
+/// Copies `from`, of the same length, with several threads: what takes the time are pages that a device and the system
+/// hand over one at a time, to whoever touches them first.
+fn copy_together(to: &mut [u8], from: &[u8], copiers: usize) {
+    let piece = from.len().div_ceil(copiers).max(COPIED_BYTES);
+    let pieces = Mutex::new(to.chunks_mut(piece).zip(from.chunks(piece)));
+    let copy_pieces = || {
+        loop {
+            // Not in the head of the loop, where the lock would last until the piece is copied.
+            let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((to, from)) = next else { return };
+            to.copy_from_slice(from);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..from.len().div_ceil(piece) {
+            // Those that do not start leave their pieces to the others.
+            _ = thread::Builder::new().spawn_scoped(scope, copy_pieces);
+        }
+        copy_pieces();
+    });
 }
 
 // Elements would flood a log.
 impl std::fmt::Debug for HostArray {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "HostArray({:?}, {:?})", self.dtype, self.shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_copy_all_bytes_however_many_there_are() {
+        let from: Vec<u8> = (1..=40).collect();
+        for (length, copiers) in
+            (0..=40).flat_map(|length| [1, 2, 7].map(|copiers| (length, copiers)))
+        {
+            let mut to = vec![0; length];
+            copy_together(&mut to, &from[..length], copiers);
+            assert_eq!(to, from[..length], "{copiers} threads");
+        }
+    }
+
+    #[test]
+    fn a_copy_has_the_elements_in_their_order() -> Result<()> {
+        // Several parts, which are of 16 bytes here.
+        let numbers: Vec<i32> = (0..15).collect();
+        let array = Array::from_slice(&numbers, &[3, 5]).transpose_axes(&[1, 0])?;
+        let expected: Vec<u8> =
+            (0..15).flat_map(|at| (at % 3 * 5 + at / 3_i32).to_le_bytes()).collect();
+        assert_eq!(copy(&array)?, expected);
+        assert!(copy(&Array::from_slice::<f32>(&[], &[0]))?.is_empty());
+        Ok(())
     }
 }
