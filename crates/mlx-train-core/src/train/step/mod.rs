@@ -13,6 +13,7 @@ mod pipelined;
 mod precision;
 mod program;
 mod reader;
+mod rest;
 mod stage;
 mod state;
 mod traced;
@@ -32,6 +33,7 @@ use self::{
     lent::Lent,
     program::{Program, batch_inputs},
     reader::Reader,
+    rest::Rest,
     state::Carried,
     traced::{Function, Traced},
     update::Report,
@@ -51,7 +53,9 @@ use std::{
     cell::{Cell, RefCell, RefMut},
     fmt,
     iter::once,
+    mem,
     rc::Rc,
+    time::{Duration, Instant},
 };
 
 /// A model in training: each [`TrainStep::run`] updates it once.
@@ -86,6 +90,10 @@ pub struct TrainStep<'a, M: BaseModel + ?Sized> {
     state: TrainState,
     /// How long the micro-batches of the last step took, on a stage of a pipeline.
     stage_times: Option<StageTimes>,
+    /// What the device does not have of the last step.
+    rest: Option<Rest>,
+    /// Whether the last batch was waited for.
+    waits_for_data: bool,
 }
 
 impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
@@ -200,7 +208,16 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         };
         let (whole, accumulate, finish) =
             (traced(Program::whole)?, traced(Program::accumulate)?, traced(Program::finish)?);
-        Ok(Self { program, whole, accumulate, finish, state, stage_times: None })
+        Ok(Self {
+            program,
+            whole,
+            accumulate,
+            finish,
+            state,
+            stage_times: None,
+            rest: None,
+            waits_for_data: false,
+        })
     }
 
     /// Updates the model once, with the gradient of the mean loss over all micro-batches.
@@ -226,6 +243,8 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     /// As [`TrainStep::run`], but returns while the device still computes, so that the next step can be given to it
     /// meanwhile and it never waits for the host.
     ///
+    /// The backward pass and the update of a step of one micro-batch are given to the device when the next step is begun or
+    /// this one is waited for, so that the host builds the graph of the next while the device computes the loss.
     /// The numbers are those of [`TrainStep::run`] to the last bit. Where spans are recorded it waits as that does.
     /// All ranks of a group run ahead by as much as each other.
     ///
@@ -252,7 +271,8 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     ) -> Result<StepAhead> {
         let wait = if profile::splits_steps() { Wait::ForAll } else { Wait::ForNothing };
         let output = self.take(micro_batches, learning_rate, wait)?;
-        Ok(StepAhead { output, group: self.program.layout.mesh.all().clone() })
+        let group = self.program.layout.mesh.all().clone();
+        Ok(StepAhead { output, rest: self.rest.clone(), group })
     }
 
     /// Takes a step, and waits for as much of it as it is told.
@@ -263,17 +283,23 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         wait: Wait,
     ) -> Result<StepOutput> {
         let mut batches = micro_batches.into_iter();
+        if self.waits_for_data {
+            self.start_rest()?;
+        }
+        let asked = Instant::now();
         let first = batches.next().ok_or(TrainError::NoBatch)??;
+        self.waits_for_data = asked.elapsed() > WAITED_FOR;
         let learning_rate = Array::from_f32(learning_rate as f32);
         // The same number of micro-batches always takes the same way, so that a resumed run does too.
-        let next = match batches.next() {
-            None if !profile::splits_steps() && !self.is_pipelined() => {
-                self.one(&first, learning_rate)?
-            }
-            second => {
-                self.several([Ok(first)].into_iter().chain(second).chain(batches), learning_rate)?
-            }
+        let second = batches.next();
+        let is_one = second.is_none() && !profile::splits_steps() && !self.is_pipelined();
+        let next = if is_one {
+            self.one(&first, learning_rate)?
+        } else {
+            self.start_rest()?;
+            self.several([Ok(first)].into_iter().chain(second).chain(batches), learning_rate)?
         };
+        self.start_rest()?;
         let Next { values, carried, report, span: _computed_below } = next;
         parameters::set(&mut **self.program.borrow()?, &self.program.names, &values)?;
         // Nobody holds the old values now, so MLX computes the new ones in their memory.
@@ -299,42 +325,57 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
             output.warning = output.warning.or(refused);
         }
 
-        let state = self.state.carried.arrays();
         let all = self.program.layout.mesh.all();
         let _deadline = all.deadline("the gradients of all ranks")?;
-        if !self.whole.is_compiled() {
-            self.start_in_order(&values, output.arrays())?;
-        }
-        let computed = values.iter().chain(&state).chain(output.arrays());
+        let mut groups = self.in_order(&values, &output);
         match wait {
-            Wait::ForAll => ffi::eval(computed)?,
-            Wait::ForNothing => ffi::async_eval(computed)?,
+            Wait::ForAll => {
+                let all = groups.pop().unwrap_or_default();
+                rest::start(groups)?;
+                ffi::eval(&all)?;
+            }
+            Wait::ForNothing if is_one => {
+                ffi::async_eval([&output.loss.value, &output.loss.weight])?;
+                self.rest = Some(Rest::new(groups));
+            }
+            Wait::ForNothing => rest::start(groups)?,
         }
         Ok(output)
     }
 
-    /// Starts to compute the update a few parameters at a time, so that only these have temporary arrays. MLX
-    /// goes through the graph of a step by its depth, and would have those of all.
+    /// Gives the device what it does not have of the step before.
+    fn start_rest(&mut self) -> Result<()> {
+        let Some(rest) = self.rest.take() else { return Ok(()) };
+        let _deadline = self.program.layout.mesh.all().deadline("the gradients of all ranks")?;
+        rest.start()
+    }
+
+    /// What is computed of a step, in groups one after the other, the last of which is all: the update is begun a few
+    /// parameters at a time, so that only these have temporary arrays. MLX goes through the graph of a step by its depth,
+    /// and would have those of all.
     ///
     /// With compilation there are none: one kernel makes the new arrays of a parameter, and the old ones go with it.
-    fn start_in_order<'v>(
-        &self,
-        values: &[Array],
-        reported: impl Iterator<Item = &'v Array>,
-    ) -> Result<()> {
-        let Carried { optimizer, ema, .. } = &self.state.carried;
-        ffi::async_eval(reported)?;
-        let mut together = Vec::new();
-        let mut bytes = 0;
-        for (index, (value, moments)) in values.iter().zip(optimizer.by_parameter()).enumerate() {
-            together.extend(once(value).chain(moments).chain(ema.get(index)));
-            bytes += value.nbytes();
-            if bytes >= STARTED_TOGETHER {
-                ffi::async_eval(together.drain(..))?;
-                bytes = 0;
+    fn in_order(&self, values: &[Array], output: &StepOutput) -> Vec<Vec<Array>> {
+        let reported = output.arrays().cloned();
+        let mut groups = Vec::new();
+        if !self.whole.is_compiled() {
+            let Carried { optimizer, ema, .. } = &self.state.carried;
+            groups.push(reported.clone().collect());
+            let mut together = Vec::new();
+            let mut bytes = 0;
+            let updated = values.iter().zip(optimizer.by_parameter());
+            for (index, (value, moments)) in updated.enumerate() {
+                together.extend(once(value).chain(moments).chain(ema.get(index)).cloned());
+                bytes += value.nbytes();
+                if bytes >= STARTED_TOGETHER {
+                    groups.push(mem::take(&mut together));
+                    bytes = 0;
+                }
             }
         }
-        ffi::async_eval(together)
+        let state = self.state.carried.arrays();
+        groups.push(values.iter().cloned().chain(state).chain(reported).collect());
+        groups
     }
 
     /// A step of one micro-batch.
@@ -549,6 +590,9 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
 /// How many bytes of parameters are updated together. Each start costs a GPU a submission of work, and the
 /// temporary arrays are about four times as large.
 pub(crate) const STARTED_TOGETHER: usize = 32 << 20;
+
+/// A batch that takes longer was waited for, and the next may be, too: then the device gets all that there is before.
+const WAITED_FOR: Duration = Duration::from_micros(200);
 
 /// What is computed when a step returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

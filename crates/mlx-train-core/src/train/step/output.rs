@@ -1,6 +1,7 @@
 //! What a step leaves for a report.
 
-use crate::{Result, distributed::Group, model::Loss};
+use super::rest::Rest;
+use crate::{Result, distributed::Group, ffi, model::Loss};
 use mlx_rs::Array;
 use std::{fmt, rc::Rc, time::Duration};
 
@@ -32,6 +33,8 @@ pub struct StepOutput {
 #[must_use = "its numbers come when it is waited for"]
 pub struct StepAhead {
     pub(super) output: StepOutput,
+    /// What the device does not have of it.
+    pub(super) rest: Option<Rest>,
     /// The ranks that take it together.
     pub(super) group: Group,
 }
@@ -43,8 +46,10 @@ impl StepAhead {
     /// # Errors
     /// When MLX fails.
     pub fn wait(self) -> Result<StepOutput> {
-        let Self { output, group } = self;
-        group.eval("the gradients of all ranks", output.arrays())?;
+        let Self { output, rest, group } = self;
+        let _deadline = group.deadline("the gradients of all ranks")?;
+        rest.map_or(Ok(()), |rest| rest.start())?;
+        ffi::eval(output.arrays())?;
         Ok(output)
     }
 }
