@@ -68,9 +68,12 @@ impl Contender {
     /// Takes steps that do not count; the very first one is noted.
     pub fn warm_up(&mut self, steps: u32) -> Result<()> {
         let is_first = self.last.is_none();
+        let asked = Instant::now();
         let seconds = self.step(steps)?;
-        if let (true, Some(&first)) = (is_first, seconds.first()) {
-            self.first_seconds = first;
+        if is_first {
+            // Steps ahead are told without the first and the last, which here is the time of one step more.
+            let later: f64 = seconds.iter().skip(usize::from(!self.task.ahead)).sum();
+            self.first_seconds = asked.elapsed().as_secs_f64() - later;
         }
         Ok(())
     }
