@@ -372,6 +372,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
                     bytes = 0;
                 }
             }
+            groups.push(together);
         }
         let state = self.state.carried.arrays();
         groups.push(values.iter().cloned().chain(state).chain(reported).collect());
