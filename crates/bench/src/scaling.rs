@@ -77,6 +77,7 @@ fn measure(options: &Options, work: Work, ahead: bool, group: &Group) -> Result<
             let before = before.replace(step.run_ahead(batches, 1e-4)?);
             before.map_or(Ok(()), |it: StepAhead| it.wait().map(drop))
         })?;
+        before.map_or(Ok(()), |it| it.wait().map(drop))?;
         let memory = Memory::now()?;
         let items = f64::from(work.sizes().num_items()) * mesh.data().world_size() as f64;
         let rate = items / seconds.median;

@@ -85,7 +85,7 @@ pub(super) struct Run<'a, M: BaseModel + ?Sized> {
     temporary: Option<TempDir>,
 }
 
-/// A step that the device has, the numbers of which are not read yet.
+/// A step whose loss the device computes; its numbers are not read yet.
 struct Begun {
     step: u64,
     learning_rate: f64,

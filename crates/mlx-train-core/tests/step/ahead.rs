@@ -6,6 +6,7 @@ use super::models::{
 use mlx_train_core::{
     Array, Error, Result,
     data::Batch,
+    ffi,
     model::BaseModel,
     train::{StepOptions, TrainStep},
 };
@@ -80,16 +81,93 @@ fn steps_are_the_same_however_they_are_begun_and_waited_for() -> Result<()> {
     Ok(())
 }
 
+/// What a step is given to the device as.
+#[derive(Debug, PartialEq)]
+enum Given {
+    Loss,
+    /// Everything else, and the loss.
+    Rest,
+    /// The numbers that are told, which are waited for.
+    Numbers,
+}
+
+/// What MLX was asked to compute in `f`, in its order, of steps of the given model.
+fn given(
+    options: StepOptions,
+    f: impl FnOnce(&mut TrainStep<'_, Mlp>) -> Result<()>,
+) -> Result<Vec<Given>> {
+    let mut model = Mlp::new(4, 16, 3, 0.0)?;
+    let mut step = TrainStep::new(&mut model, adamw()?, 7, options)?;
+    let (_, noted) = ffi::without_evaluation(|| f(&mut step))?;
+    let kinds = noted.evaluations.iter().map(|it| match (it.arrays.len(), it.waits) {
+        (2, false) => Given::Loss,
+        (_, false) => Given::Rest,
+        (_, true) => Given::Numbers,
+    });
+    Ok(kinds.collect())
+}
+
 #[test]
-fn a_step_that_cannot_begin_leaves_the_one_before_to_be_waited_for() -> Result<()> {
+fn the_rest_of_a_compiled_step_is_given_when_the_next_is_begun_or_it_is_waited_for() -> Result<()> {
+    use Given::{Loss, Numbers, Rest};
+    let batches: Vec<_> = (0..3).map(|seed| batch(12, seed)).collect::<Result<_>>()?;
+    let next = |at: usize| [Ok(batches[at].clone())];
+    let found = given(compiled(), |step| {
+        let first = step.run_ahead(next(0), 0.02)?;
+        let second = step.run_ahead(next(1), 0.02)?;
+        first.wait()?;
+        second.wait().map(drop)
+    })?;
+    assert_eq!(found, [Loss, Rest, Loss, Numbers, Rest, Numbers]);
+
+    // A batch that fails leaves the step before to whoever waits for it.
+    let fails = || [Err(Error::message("the disk is gone"))];
+    let found = given(compiled(), |step| {
+        let ahead = step.run_ahead(next(0), 0.02)?;
+        assert!(step.run_ahead(fails(), 0.02).is_err());
+        ahead.wait().map(drop)
+    })?;
+    assert_eq!(found, [Loss, Rest, Numbers]);
+
+    // After a batch that came late, everything is given before the next is asked for.
+    let found = given(compiled(), |step| {
+        let late = next(0).into_iter().inspect(|_| thread::sleep(Duration::from_millis(5)));
+        let ahead = step.run_ahead(late, 0.02)?;
+        assert!(step.run_ahead(fails(), 0.02).is_err());
+        drop(ahead);
+        Ok(())
+    })?;
+    assert_eq!(found, [Loss, Rest]);
+
+    // What nobody waits for is not computed after another state was put in its place.
+    let found = given(compiled(), |step| {
+        let (before, at) = (step.snapshot()?, step.state().step());
+        drop(step.run_ahead(next(0), 0.02)?);
+        step.restore(&before, at)?;
+        step.run(next(1), 0.02).map(drop)
+    })?;
+    assert_eq!(found, [Loss, Numbers]);
+
+    // An eager step is given as a whole: its numbers, parameters, and all.
+    let found = given(eager(), |step| {
+        drop(step.run_ahead(next(0), 0.02)?);
+        Ok(())
+    })?;
+    assert_eq!(found, [Rest, Rest, Rest]);
+    Ok(())
+}
+
+#[test]
+fn a_step_that_is_dropped_gives_the_device_all_of_it() -> Result<()> {
     let mut model = Mlp::new(4, 16, 3, 0.0)?;
     let mut step = TrainStep::new(&mut model, adamw()?, 7, compiled())?;
-    let before = arrays(&step)?;
-    let ahead = step.run_ahead([batch(12, 0)], 0.02)?;
-    assert!(step.run_ahead([Err(Error::message("the disk is gone"))], 0.02).is_err());
-    assert!(ahead.wait()?.is_finite()?);
-    assert_eq!(step.state().step(), 1);
-    assert!(arrays(&step)?.iter().any(|(name, after)| bits(after) != bits(&before[name])));
+    let first = batch(12, 0)?;
+    let ((), noted) = ffi::without_evaluation(|| {
+        drop(step.run_ahead([Ok(first)], 0.02)?);
+        drop(step);
+        Ok(())
+    })?;
+    assert_eq!(noted.evaluations.len(), 2);
     Ok(())
 }
 

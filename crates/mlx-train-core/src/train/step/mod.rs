@@ -92,8 +92,8 @@ pub struct TrainStep<'a, M: BaseModel + ?Sized> {
     stage_times: Option<StageTimes>,
     /// What the device does not have of the last step.
     rest: Option<Rest>,
-    /// Whether the last batch was waited for.
-    waits_for_data: bool,
+    /// For how many steps the device gets all that there is before a batch is asked for.
+    expects_late_data: u32,
 }
 
 impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
@@ -216,7 +216,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
             state,
             stage_times: None,
             rest: None,
-            waits_for_data: false,
+            expects_late_data: 0,
         })
     }
 
@@ -243,9 +243,9 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     /// As [`TrainStep::run`], but returns while the device still computes, so that the next step can be given to it
     /// meanwhile and it never waits for the host.
     ///
-    /// The backward pass and the update of a step of one micro-batch are given to the device when the next step is begun or
-    /// this one is waited for, so that the host builds the graph of the next while the device computes the loss.
-    /// The numbers are those of [`TrainStep::run`] to the last bit. Where spans are recorded it waits as that does.
+    /// The backward pass and the update of a compiled step of one micro-batch, in one process, are given to the device when
+    /// the next step is begun or this one is waited for, so that the host builds the graph of the next while the device
+    /// computes the loss. The numbers are those of [`TrainStep::run`] to the last bit. Where spans are recorded it waits as that does.
     /// All ranks of a group run ahead by as much as each other.
     ///
     /// ```no_run
@@ -283,12 +283,14 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         wait: Wait,
     ) -> Result<StepOutput> {
         let mut batches = micro_batches.into_iter();
-        if self.waits_for_data {
+        if self.expects_late_data > 0 {
             self.start_rest()?;
         }
         let asked = Instant::now();
         let first = batches.next().ok_or(TrainError::NoBatch)??;
-        self.waits_for_data = asked.elapsed() > WAITED_FOR;
+        let is_late = asked.elapsed() > WAITED_FOR;
+        self.expects_late_data =
+            if is_late { STEPS_AFTER_LATE } else { self.expects_late_data.saturating_sub(1) };
         let learning_rate = Array::from_f32(learning_rate as f32);
         // The same number of micro-batches always takes the same way, so that a resumed run does too.
         let second = batches.next();
@@ -334,7 +336,8 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
                 rest::start(groups)?;
                 ffi::eval(&all)?;
             }
-            Wait::ForNothing if is_one => {
+            // Ranks give each other what is in the graph, in one order, and eager models may read numbers of it.
+            Wait::ForNothing if is_one && self.whole.is_compiled() && all.is_alone() => {
                 ffi::async_eval([&output.loss.value, &output.loss.weight])?;
                 self.rest = Some(Rest::new(groups));
             }
@@ -345,9 +348,7 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
 
     /// Gives the device what it does not have of the step before.
     fn start_rest(&mut self) -> Result<()> {
-        let Some(rest) = self.rest.take() else { return Ok(()) };
-        let _deadline = self.program.layout.mesh.all().deadline("the gradients of all ranks")?;
-        rest.start()
+        self.rest.take().map_or(Ok(()), |rest| rest.start())
     }
 
     /// What is computed of a step, in groups one after the other, the last of which is all: the update is begun a few
@@ -584,7 +585,18 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     pub fn restore(&mut self, arrays: &StateArrays, step: u64) -> Result<()> {
         let mut model = self.program.borrow()?;
         let names = self.program.layout.names(&**model);
-        arrays.restore(&mut **model, &names, &mut self.state, step)
+        arrays.restore(&mut **model, &names, &mut self.state, step)?;
+        // Nobody needs what comes of the step before, unless it is waited for.
+        self.rest = None;
+        Ok(())
+    }
+}
+
+/// The model then has weights that are on their way, and no graph of the last step.
+impl<M: BaseModel + ?Sized> Drop for TrainStep<'_, M> {
+    fn drop(&mut self) {
+        // What fails here fails again where a weight is read.
+        _ = self.start_rest();
     }
 }
 
@@ -592,14 +604,17 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
 /// temporary arrays are about four times as large.
 pub(crate) const STARTED_TOGETHER: usize = 32 << 20;
 
-/// A batch that takes longer was waited for, and the next may be, too: then the device gets all that there is before.
+/// A batch that takes longer was waited for, and some of the next may be, too.
 const WAITED_FOR: Duration = Duration::from_micros(200);
+
+/// For how many steps.
+const STEPS_AFTER_LATE: u32 = 16;
 
 /// What is computed when a step returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wait {
     ForAll,
-    /// All of it is on its way.
+    /// Its loss is on its way, if not all of it.
     ForNothing,
 }
 

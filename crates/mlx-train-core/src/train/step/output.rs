@@ -28,7 +28,7 @@ pub struct StepOutput {
     pub stage_times: Option<StageTimes>,
 }
 
-/// A step that the device computes.
+/// A step whose loss the device computes, and its update after that.
 #[derive(Debug)]
 #[must_use = "its numbers come when it is waited for"]
 pub struct StepAhead {
