@@ -98,7 +98,7 @@ fn given(
 ) -> Result<Vec<Given>> {
     let mut model = Mlp::new(4, 16, 3, 0.0)?;
     let mut step = TrainStep::new(&mut model, adamw()?, 7, options)?;
-    let (_, noted) = ffi::without_evaluation(|| f(&mut step))?;
+    let ((), noted) = ffi::without_evaluation(|| f(&mut step))?;
     let kinds = noted.evaluations.iter().map(|it| match (it.arrays.len(), it.waits) {
         (2, false) => Given::Loss,
         (_, false) => Given::Rest,
