@@ -53,7 +53,6 @@ use std::{
     cell::{Cell, RefCell, RefMut},
     fmt,
     iter::once,
-    mem,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -245,7 +244,9 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
     ///
     /// The backward pass and the update of a compiled step of one micro-batch, in one process, are given to the device when
     /// the next step is begun or this one is waited for, so that the host builds the graph of the next while the device
-    /// computes the loss. The numbers are those of [`TrainStep::run`] to the last bit. Where spans are recorded it waits as that does.
+    /// computes the loss.
+    ///
+    /// The numbers are those of [`TrainStep::run`] to the last bit. Where spans are recorded it waits as that does.
     /// All ranks of a group run ahead by as much as each other.
     ///
     /// ```no_run
@@ -296,12 +297,13 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         let second = batches.next();
         let is_one = second.is_none() && !profile::splits_steps() && !self.is_pipelined();
         let next = if is_one {
-            self.one(&first, learning_rate)?
+            let next = self.one(&first, learning_rate)?;
+            self.start_rest()?;
+            next
         } else {
             self.start_rest()?;
             self.several([Ok(first)].into_iter().chain(second).chain(batches), learning_rate)?
         };
-        self.start_rest()?;
         let Next { values, carried, report, span: _computed_below } = next;
         parameters::set(&mut **self.program.borrow()?, &self.program.names, &values)?;
         // Nobody holds the old values now, so MLX computes the new ones in their memory.
@@ -329,19 +331,21 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
 
         let all = self.program.layout.mesh.all();
         let _deadline = all.deadline("the gradients of all ranks")?;
-        let mut groups = self.in_order(&values, &output);
+        let state = self.state.carried.arrays();
+        let computed = values.iter().chain(&state).chain(output.arrays());
+        // Ranks give each other what is in the graph, in one order, and eager models may read numbers of it.
+        let may_delay = is_one && self.whole.is_compiled() && all.is_alone();
+        if may_delay && wait == Wait::ForNothing {
+            ffi::async_eval([&output.loss.value, &output.loss.weight])?;
+            self.rest = Some(Rest::new(computed.cloned().collect()));
+            return Ok(output);
+        }
+        if !self.whole.is_compiled() {
+            self.start_in_order(&values, output.arrays())?;
+        }
         match wait {
-            Wait::ForAll => {
-                let all = groups.pop().unwrap_or_default();
-                rest::start(groups)?;
-                ffi::eval(&all)?;
-            }
-            // Ranks give each other what is in the graph, in one order, and eager models may read numbers of it.
-            Wait::ForNothing if is_one && self.whole.is_compiled() && all.is_alone() => {
-                ffi::async_eval([&output.loss.value, &output.loss.weight])?;
-                self.rest = Some(Rest::new(groups));
-            }
-            Wait::ForNothing => rest::start(groups)?,
+            Wait::ForAll => ffi::eval(computed)?,
+            Wait::ForNothing => ffi::async_eval(computed)?,
         }
         Ok(output)
     }
@@ -351,33 +355,28 @@ impl<'a, M: BaseModel + ?Sized> TrainStep<'a, M> {
         self.rest.take().map_or(Ok(()), |rest| rest.start())
     }
 
-    /// What is computed of a step, in groups one after the other, the last of which is all: the update is begun a few
-    /// parameters at a time, so that only these have temporary arrays. MLX goes through the graph of a step by its depth,
-    /// and would have those of all.
+    /// Starts to compute the update a few parameters at a time, so that only these have temporary arrays. MLX
+    /// goes through the graph of a step by its depth, and would have those of all.
     ///
     /// With compilation there are none: one kernel makes the new arrays of a parameter, and the old ones go with it.
-    fn in_order(&self, values: &[Array], output: &StepOutput) -> Vec<Vec<Array>> {
-        let reported = output.arrays().cloned();
-        let mut groups = Vec::new();
-        if !self.whole.is_compiled() {
-            let Carried { optimizer, ema, .. } = &self.state.carried;
-            groups.push(reported.clone().collect());
-            let mut together = Vec::new();
-            let mut bytes = 0;
-            let updated = values.iter().zip(optimizer.by_parameter());
-            for (index, (value, moments)) in updated.enumerate() {
-                together.extend(once(value).chain(moments).chain(ema.get(index)).cloned());
-                bytes += value.nbytes();
-                if bytes >= STARTED_TOGETHER {
-                    groups.push(mem::take(&mut together));
-                    bytes = 0;
-                }
+    fn start_in_order<'v>(
+        &self,
+        values: &[Array],
+        reported: impl Iterator<Item = &'v Array>,
+    ) -> Result<()> {
+        let Carried { optimizer, ema, .. } = &self.state.carried;
+        ffi::async_eval(reported)?;
+        let mut together = Vec::new();
+        let mut bytes = 0;
+        for (index, (value, moments)) in values.iter().zip(optimizer.by_parameter()).enumerate() {
+            together.extend(once(value).chain(moments).chain(ema.get(index)));
+            bytes += value.nbytes();
+            if bytes >= STARTED_TOGETHER {
+                ffi::async_eval(together.drain(..))?;
+                bytes = 0;
             }
-            groups.push(together);
         }
-        let state = self.state.carried.arrays();
-        groups.push(values.iter().cloned().chain(state).chain(reported).collect());
-        groups
+        ffi::async_eval(together)
     }
 
     /// A step of one micro-batch.
