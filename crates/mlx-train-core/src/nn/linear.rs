@@ -154,9 +154,8 @@ pub(super) fn affine(x: &Array, weight: &Array, added: Option<&Array>) -> Result
     let forward = |inputs: &[Array]| {
         let (x, weight) = (&inputs[0], inputs[1].transpose()?);
         Ok(vec![match inputs.get(2) {
-            None => matmul(x, weight)?,
             Some(bias) if bias.ndim() < 2 => addmm(bias, x, weight, None, None)?,
-            Some(other) => added_up(x, &weight, other)?,
+            other => product_onto(x, &weight, other)?,
         }])
     };
     let backward = |pass: Backward<'_>| {
@@ -176,8 +175,9 @@ pub(super) fn affine(x: &Array, weight: &Array, added: Option<&Array>) -> Result
     Ok(ffi::custom_vjp(forward, backward, &inputs)?.swap_remove(0))
 }
 
-/// `x b + other` of `x` `(..., in)`, `b` `(in, out)` and `other` `(..., out)`: one operation.
-pub(super) fn added_up(x: &Array, b: &Array, other: &Array) -> Result<Array> {
+/// `x b` of `x` `(..., in)` and `b` `(in, out)`; added to `other` `(..., out)` if there is one, in one operation.
+pub(super) fn product_onto(x: &Array, b: &Array, other: Option<&Array>) -> Result<Array> {
+    let Some(other) = other else { return Ok(matmul(x, b)?) };
     // With more axes, MLX would take one product for each row of a batch.
     let sum = addmm(in_rows(other)?, in_rows(x)?, b, None, None)?;
     Ok(sum.reshape(other.shape())?)

@@ -1,7 +1,7 @@
 //! What several linear layers make of one input.
 
 use super::{
-    linear::{added_up, affine, weight_gradient},
+    linear::{affine, product_onto, weight_gradient},
     rotary,
     split::{LinearSplit, SplitLinear, Way},
     swiglu,
@@ -131,10 +131,7 @@ fn gated_product(
     let forward = move |inputs: &[Array]| {
         let [joined, weight, other @ ..] = inputs else { return Err(lost()) };
         let (x, weight) = (kernels.value_of(joined)?, weight.transpose()?);
-        Ok(vec![match other.first() {
-            Some(other) => added_up(&x, &weight, other)?,
-            None => matmul(&x, weight)?,
-        }])
+        Ok(vec![product_onto(&x, &weight, other.first())?])
     };
     let backward = move |pass: Backward<'_>| {
         let ([joined, weight, other @ ..], [slope]) = (pass.inputs, pass.cotangents) else {

@@ -11,8 +11,7 @@ use crate::{
 };
 use mlx_rs::{Array, Dtype};
 use std::{
-    num::NonZero,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     thread,
 };
 
@@ -127,16 +126,15 @@ const COPIED_BYTES: usize = if cfg!(test) { 3 } else { 1 << 20 };
 const MAX_COPIERS: usize = 8;
 
 fn copy(array: &Array) -> Result<Vec<u8>> {
-    let copiers = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_COPIERS);
+    // Asking reads files of the system, and a checkpoint has hundreds of arrays.
+    static COPIERS: LazyLock<usize> =
+        LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from).min(MAX_COPIERS));
     let mut bytes = vec![0; array.nbytes()];
     let mut rest = &mut bytes[..];
     for_each_part(array, |part| {
         let to = rest.split_off_mut(..part.len());
-        copy_together(
-            to.ok_or_else(|| Error::message("MLX gave more bytes than there are"))?,
-            part,
-            copiers,
-        );
+        let to = to.ok_or_else(|| Error::message("MLX gave more bytes than there are"))?;
+        copy_together(to, part, *COPIERS);
         Ok(())
     })?;
     Ok(bytes)
