@@ -72,14 +72,14 @@ const SUPERSAMPLING: u32 = 2;
 const PNG_SIZE: (u32, u32) =
     (WIDTH * PNG_SCALE / SUPERSAMPLING, HEIGHT * PNG_SCALE / SUPERSAMPLING);
 const FONT: &str = "sans-serif";
-/// Blue, vermilion, purple, orange and grey are told apart in every common colour blindness.
+/// Blue, vermilion, purple, orange and black are told apart in every common colour blindness.
 /// Source: Okabe and Ito, "Color Universal Design", <https://jfly.uni-koeln.de/color/>.
 const LINES: [RGBColor; 5] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(171, 84, 138),
     RGBColor(230, 159, 0),
-    RGBColor(110, 110, 110),
+    RGBColor(0, 0, 0),
 ];
 const REFERENCE: RGBColor = RGBColor(0, 125, 95);
 const INK: RGBColor = RGBColor(40, 40, 40);
